@@ -1,0 +1,210 @@
+//! A hub: what is opened, started, and stopped in reverse.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Office};
+use crate::apply::Applier;
+use crate::catalog::{Catalog, Current};
+use crate::clock::{Clock, Ids};
+use crate::committer::Committer;
+use crate::config::Config;
+use crate::ingress::Door;
+use crate::keys::{self, Pepper, write_private};
+use crate::listen;
+use crate::outbound::Outbound;
+use crate::plugin::Plugins;
+use crate::queue::{Queues, keeper};
+use crate::registry::Registry;
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+use crate::worker::Shop;
+
+/// Deliveries that are under way when the hub stops get this long to end.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Where a hub lives and how it is reached.
+pub struct Options {
+    /// Database, compiled components, keys. Made when it does not exist.
+    pub data: PathBuf,
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    pub clock: Clock,
+    /// The program that compiles components as `COMPILER compile IN OUT`: this one, unless the hub is part of another.
+    pub compiler: PathBuf,
+    /// Applied before the first request.
+    pub config: Option<(Config, BTreeMap<String, Vec<u8>>)>,
+}
+
+/// A running hub.
+pub struct Hub {
+    pub url: String,
+    pub admin_key: String,
+    data: PathBuf,
+    store: Arc<dyn Store>,
+    node: i64,
+    clock: Clock,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    server: JoinHandle<()>,
+    committer: JoinHandle<()>,
+    /// Held as long as the hub lives, so that no second one opens the same files.
+    _lock: std::fs::File,
+}
+
+impl Hub {
+    pub async fn start(options: Options) -> anyhow::Result<Hub> {
+        let Options { data, listen, clock, compiler, config } = options;
+        let lock = occupy(&data)?;
+        let store: Arc<dyn Store> = Arc::new(
+            SqliteStore::open(&data.join("tomada.db"))
+                .await
+                .with_context(|| format!("database in {}", data.display()))?,
+        );
+        let pepper = Pepper::open(&data.join("pepper"))?;
+        let admin_key = admin_key(&*store, &pepper, &data.join("admin.key"), clock.now_ms()).await?;
+        let (node, recovered) = store.join(clock.now_ms()).await?;
+        if recovered > 0 {
+            tracing::info!(deliveries = recovered, "taking up what an earlier run left");
+        }
+
+        // A configuration is applied to what is stored, and what is stored may need the very secret that it brings: so
+        // an unreadable catalog is only an error when no new one comes.
+        let rows = store.catalog().await?;
+        let catalog = match Catalog::load(rows) {
+            Ok(catalog) => catalog,
+            Err(problems) if config.is_none() => anyhow::bail!(problems.join("\n")),
+            Err(_) => empty_catalog(),
+        };
+        let catalog = Arc::new(Current::new(catalog));
+        let queues = Arc::new(Queues::new(clock.clone(), &catalog.get()));
+        let outbound = Outbound::new();
+        let plugins = Arc::new(Plugins::open(data.join("compiled"), compiler, outbound, clock.clone())?);
+        let registry = Arc::new(Registry {
+            store: store.clone(),
+            plugins: plugins.clone(),
+            clock: clock.clone(),
+            changing: tokio::sync::Mutex::default(),
+        });
+        registry.load_all().await?;
+        if let Some((config, components)) = config {
+            let applier =
+                Applier { store: &*store, catalog: &catalog, queues: &queues, registry: &registry, clock: &clock };
+            let lines = applier.apply(config, components, false).await;
+            for line in lines.map_err(|problems| anyhow::anyhow!(problems.join("\n")))? {
+                tracing::info!(
+                    action = line.action,
+                    kind = line.kind,
+                    name = line.name,
+                    detail = line.detail,
+                    "applied"
+                );
+            }
+        }
+
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let ids = Arc::new(Ids::default());
+        let (committer, committing) = Committer::start(store.clone(), queues.clone(), node);
+        let shop = Arc::new(Shop {
+            catalog: catalog.clone(),
+            queues: queues.clone(),
+            plugins: plugins.clone(),
+            committer: committer.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        });
+        shop.staff();
+        tasks.spawn(keeper::run(store.clone(), queues.clone(), node, stop.clone()));
+
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let door = Arc::new(Door {
+            catalog: catalog.clone(),
+            committer: committer.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+        });
+        let office = Arc::new(Office {
+            store: store.clone(),
+            catalog: catalog.clone(),
+            queues: queues.clone(),
+            registry,
+            committer,
+            shop,
+            pepper,
+            clock: clock.clone(),
+            ids,
+            data: data.clone(),
+        });
+        write_private(&data.join("config.json"), &serde_json::to_vec_pretty(&catalog.get().config)?)?;
+        let router = admin::router(office).merge(
+            axum::Router::new()
+                .route("/webhooks/{*path}", axum::routing::any(crate::ingress::webhook).with_state(door)),
+        );
+        let server = tokio::spawn(listen::serve(listener, router, stop.clone()));
+        let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });
+        write_private(&data.join("hub.json"), hub_json.to_string().as_bytes())?;
+        tracing::info!(%url, "ready");
+        Ok(Hub { url, admin_key, data, store, node, clock, stop, tasks, server, committer: committing, _lock: lock })
+    }
+
+    /// Takes no more requests, ends what is under way, hands back the rest.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.server.await?;
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some deliveries did not end in time; they are repeated at the next start");
+        }
+        // Nobody is left who could be waiting for an answer.
+        self.committer.abort();
+        self.store.leave(self.node, self.clock.now_ms()).await?;
+        let _ = std::fs::remove_file(self.data.join("hub.json"));
+        Ok(())
+    }
+}
+
+fn empty_catalog() -> Catalog {
+    Catalog::load(Default::default()).unwrap_or_else(|_| unreachable!("an empty catalog has no problems"))
+}
+
+/// Makes the data directory ours alone.
+fn occupy(data: &Path) -> anyhow::Result<std::fs::File> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    let path = data.join("hub.lock");
+    let lock = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    lock.try_lock().map_err(|_| {
+        anyhow::anyhow!("another hub runs on {}: stop it, or choose another directory with --data", data.display())
+    })?;
+    Ok(lock)
+}
+
+/// The key of this machine's operator: made at the first start, kept in a file that only this user can read.
+async fn admin_key(store: &dyn Store, pepper: &Pepper, path: &Path, now_ms: u64) -> anyhow::Result<String> {
+    if let Ok(key) = std::fs::read_to_string(path)
+        && keys::check(store, pepper, key.trim()).await?
+    {
+        return Ok(key.trim().to_owned());
+    }
+    let key = keys::create(store, pepper, "admin", now_ms).await?;
+    write_private(path, key.as_bytes())?;
+    Ok(key)
+}

@@ -1,0 +1,404 @@
+//! The configuration in force, made ready: names turned into ids, secrets resolved, schemes and policies prepared.
+//! A snapshot that readers hold while they work; a change makes a new one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use crate::clock::Ids;
+use crate::config::{self, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, SecretRef};
+use crate::event::{DeliveryId, NewDelivery, Place};
+use crate::ingress::key::pointer;
+use crate::ingress::verify::Scheme;
+use crate::outbound::Policy;
+use crate::store::rows::CatalogRows;
+
+pub(crate) struct Catalog {
+    /// What is in force, as it would be written in a file (without the connectors' files).
+    pub(crate) config: Config,
+    /// By path, as the configuration writes it: perhaps with `{token}` at its end.
+    pub(crate) webhooks: HashMap<String, Arc<Webhook>>,
+    pub(crate) endpoints: HashMap<i64, Arc<Endpoint>>,
+    pub(crate) queues: HashMap<String, (i64, config::Queue)>,
+    routes: HashMap<i64, Arc<Route>>,
+    routes_by_event: HashMap<String, Vec<Arc<Route>>>,
+}
+
+/// One path that a source posts to.
+pub(crate) struct Webhook {
+    pub(crate) source: Arc<str>,
+    pub(crate) scheme: Scheme,
+    pub(crate) idempotency: Idempotency,
+    pub(crate) keep_headers: Vec<String>,
+    pub(crate) event: EventName,
+    pub(crate) queue: i64,
+    pub(crate) body: BodyKind,
+    pub(crate) max_body: usize,
+    pub(crate) answers_get: bool,
+}
+
+pub(crate) struct Endpoint {
+    pub(crate) id: i64,
+    pub(crate) name: Arc<str>,
+    pub(crate) connector: Arc<str>,
+    /// JSON.
+    pub(crate) settings: String,
+    pub(crate) policy: Policy,
+    pub(crate) secrets: HashMap<String, Vec<u8>>,
+    pub(crate) concurrency: u32,
+    pub(crate) rate_per_s: u32,
+    pub(crate) deadline_ms: u64,
+    pub(crate) retry: Retry,
+    pub(crate) breaker: Breaker,
+    /// Why it is paused.
+    pub(crate) paused: Option<String>,
+    /// No longer configured; what is still owed to it is held.
+    pub(crate) removed: bool,
+}
+
+pub(crate) struct Route {
+    pub(crate) id: i64,
+    pub(crate) endpoint: i64,
+    queue: Option<i64>,
+    priority: i8,
+    delay_ms: u64,
+    ordering: Option<String>,
+    filter: Option<Filter>,
+    pub(crate) mapping: Option<Arc<Mapping>>,
+}
+
+pub(crate) struct Mapping {
+    pub(crate) name: Arc<str>,
+    pub(crate) component: Arc<str>,
+    /// JSON.
+    pub(crate) settings: String,
+    pub(crate) deadline_ms: u64,
+}
+
+impl Catalog {
+    /// Prepares what the database holds. Everything that is wrong is said, not only the first; references to secrets
+    /// are resolved here, so a missing one is found before a request needs it.
+    pub(crate) fn load(rows: CatalogRows) -> Result<Catalog, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut config = Config::default();
+
+        let mut queues = HashMap::new();
+        for (id, name, json) in rows.queues {
+            let Some(queue) = read::<config::Queue>(&json, "queue", &name, &mut problems) else { continue };
+            config.queues.insert(name.clone(), queue.clone());
+            queues.insert(name, (id, queue));
+        }
+        let queue_id = |name: &str| queues.get(name).map(|(id, _)| *id);
+
+        let mut webhooks = HashMap::new();
+        for (name, json) in rows.sources {
+            let Some(source) = read::<config::Source>(&json, "source", &name, &mut problems) else { continue };
+            for webhook in &source.webhooks {
+                let scheme = resolve_all(source.auth.secrets())
+                    .and_then(|secrets| Scheme::prepare(&source.auth, secrets))
+                    .map_err(|problem| problems.push(format!("source {name:?}: {problem}")));
+                let (Ok(scheme), Some(queue)) = (scheme, queue_id(&webhook.queue)) else { continue };
+                let prepared = Webhook {
+                    source: name.as_str().into(),
+                    scheme,
+                    idempotency: source.idempotency.clone(),
+                    keep_headers: source.keep_headers.clone(),
+                    event: webhook.event.clone(),
+                    queue,
+                    body: webhook.body,
+                    max_body: webhook.max_body,
+                    answers_get: webhook.answers_get,
+                };
+                webhooks.insert(webhook.path.clone(), Arc::new(prepared));
+            }
+            config.sources.insert(name, source);
+        }
+
+        let mut mappings = HashMap::new();
+        for row in rows.mappings {
+            let Some(mapping) = read::<config::Mapping>(&row.config, "mapping", &row.name, &mut problems) else {
+                continue;
+            };
+            let prepared = Mapping {
+                name: row.name.as_str().into(),
+                component: mapping.component.as_str().into(),
+                settings: serde_json::Value::Object(mapping.settings.clone()).to_string(),
+                deadline_ms: mapping.deadline_ms,
+            };
+            mappings.insert(row.name.clone(), Arc::new(prepared));
+            config.mappings.insert(row.name, mapping);
+        }
+
+        let mut endpoints = HashMap::new();
+        for row in rows.endpoints {
+            let Some(endpoint) = read::<config::Endpoint>(&row.config, "endpoint", &row.name, &mut problems) else {
+                continue;
+            };
+            let mut secrets = HashMap::new();
+            for (secret, reference) in &endpoint.secrets {
+                match resolve(reference) {
+                    Ok(value) => drop(secrets.insert(secret.clone(), value)),
+                    // What nobody is sent to any more needs no secrets.
+                    Err(_) if row.removed => {}
+                    Err(problem) => problems.push(format!("endpoint {:?}: secret {secret:?}: {problem}", row.name)),
+                }
+            }
+            let policy = match Policy::new(&endpoint.hosts, &endpoint.allow_private) {
+                Ok(policy) => policy,
+                Err(problem) => {
+                    problems.push(format!("endpoint {:?}: {problem}", row.name));
+                    continue;
+                }
+            };
+            let prepared = Endpoint {
+                id: row.id,
+                name: row.name.as_str().into(),
+                connector: endpoint.connector.as_str().into(),
+                settings: serde_json::Value::Object(endpoint.settings.clone()).to_string(),
+                policy,
+                secrets,
+                concurrency: endpoint.concurrency,
+                rate_per_s: endpoint.rate_per_s,
+                deadline_ms: endpoint.deadline_ms,
+                retry: endpoint.retry.clone(),
+                breaker: endpoint.breaker.clone(),
+                paused: row.paused,
+                removed: row.removed,
+            };
+            endpoints.insert(row.id, Arc::new(prepared));
+            if !row.removed {
+                config.endpoints.insert(row.name, endpoint);
+            }
+        }
+
+        let mut routes = HashMap::new();
+        let mut routes_by_event: HashMap<String, Vec<Arc<Route>>> = HashMap::new();
+        for row in rows.routes {
+            let Some(route) = read::<config::Route>(&row.config, "route", &row.id.to_string(), &mut problems) else {
+                continue;
+            };
+            let prepared = Arc::new(Route {
+                id: row.id,
+                endpoint: row.endpoint,
+                queue: route.queue.as_deref().and_then(queue_id),
+                priority: route.priority,
+                delay_ms: (route.delay_s * 1000.0) as u64,
+                ordering: route.ordering.clone(),
+                filter: route.filter.clone(),
+                mapping: route.mapping.as_deref().and_then(|name| mappings.get(name).cloned()),
+            });
+            routes.insert(row.id, prepared.clone());
+            if !row.removed {
+                routes_by_event.entry(route.event.clone()).or_default().push(prepared);
+                config.routes.push(route);
+            }
+        }
+
+        if problems.is_empty() {
+            Ok(Catalog { config, webhooks, endpoints, queues, routes, routes_by_event })
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// What is owed because of an event: one delivery for each route of its type whose filter it passes.
+    pub(crate) fn owed(
+        &self,
+        event_type: &str,
+        payload: &[u8],
+        default_queue: i64,
+        ids: &Ids,
+        now_ms: u64,
+    ) -> Vec<NewDelivery> {
+        let Some(routes) = self.routes_by_event.get(event_type) else { return Vec::new() };
+        let passing = routes.iter().filter(|route| route.filter.as_ref().is_none_or(|filter| passes(filter, payload)));
+        passing
+            .map(|route| NewDelivery {
+                id: DeliveryId(ids.next(now_ms)),
+                endpoint: route.endpoint,
+                route: route.id,
+                queue: route.queue.unwrap_or(default_queue),
+                priority: route.priority,
+                ordering: route.ordering.as_deref().map(|at| ordering_key(at, payload)),
+                place: self.place(route, now_ms),
+            })
+            .collect()
+    }
+
+    fn place(&self, route: &Route, now_ms: u64) -> Place {
+        let paused = self.endpoints.get(&route.endpoint).is_none_or(|endpoint| endpoint.paused.is_some());
+        if route.delay_ms > 0 {
+            Place::Delayed(now_ms + route.delay_ms)
+        } else if paused {
+            Place::Held
+        } else if route.ordering.is_some() {
+            Place::Table
+        } else {
+            Place::Memory
+        }
+    }
+
+    /// Routes that are no longer configured are found as long as something is owed by them.
+    pub(crate) fn route(&self, id: i64) -> Option<&Arc<Route>> {
+        self.routes.get(&id)
+    }
+
+    pub(crate) fn endpoint_named(&self, name: &str) -> Option<&Arc<Endpoint>> {
+        self.endpoints.values().find(|endpoint| &*endpoint.name == name)
+    }
+
+    pub(crate) fn endpoint_name(&self, id: i64) -> &str {
+        self.endpoints.get(&id).map_or("(unknown)", |endpoint| &endpoint.name)
+    }
+
+    /// The queue of events that nobody assigned to one.
+    pub(crate) fn default_queue(&self) -> i64 {
+        self.queues.get("integrations").map_or(0, |(id, _)| *id)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(json: &str, kind: &str, name: &str, problems: &mut Vec<String>) -> Option<T> {
+    serde_json::from_str(json).map_err(|error| problems.push(format!("{kind} {name:?}: {error}"))).ok()
+}
+
+fn resolve_all(references: &[SecretRef]) -> Result<Vec<Vec<u8>>, String> {
+    references.iter().map(resolve).collect()
+}
+
+/// `apply` has made paths absolute, so what is left to resolve against is the working directory.
+fn resolve(reference: &SecretRef) -> Result<Vec<u8>, String> {
+    config::resolve(reference, Path::new(""))
+}
+
+fn passes(filter: &Filter, payload: &[u8]) -> bool {
+    let found = pointer(payload, &filter.pointer);
+    match &filter.equals {
+        Some(wanted) => found.as_ref() == Some(wanted),
+        None => !matches!(found, None | Some(serde_json::Value::Null)) && found != Some("".into()),
+    }
+}
+
+/// Events without a value at the pointer are one lane of their own.
+fn ordering_key(at: &str, payload: &[u8]) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    at.hash(&mut hasher);
+    pointer(payload, at).map(|value| value.to_string()).hash(&mut hasher);
+    hasher.finish() as i64
+}
+
+/// Where everybody finds the snapshot in force.
+pub(crate) struct Current(RwLock<Arc<Catalog>>);
+
+impl Current {
+    pub(crate) fn new(catalog: Catalog) -> Current {
+        Current(RwLock::new(Arc::new(catalog)))
+    }
+
+    pub(crate) fn get(&self) -> Arc<Catalog> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    pub(crate) fn set(&self, catalog: Catalog) {
+        *self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(catalog);
+    }
+}
+
+/// What has to change so that the catalog matches `wanted`, for the store and for people.
+pub(crate) fn difference(current: &Config, rows: &CatalogRows, wanted: &Config) -> (Change, Vec<Line>) {
+    let mut change = Change::default();
+    let mut lines = Vec::new();
+    diff_map(
+        "source",
+        &current.sources,
+        &wanted.sources,
+        &mut change.put_sources,
+        &mut change.drop_sources,
+        &mut lines,
+    );
+    diff_map("queue", &current.queues, &wanted.queues, &mut change.put_queues, &mut change.drop_queues, &mut lines);
+    let (put, drop) = (&mut change.put_endpoints, &mut change.drop_endpoints);
+    diff_map("endpoint", &current.endpoints, &wanted.endpoints, put, drop, &mut lines);
+    let (put, drop) = (&mut change.put_mappings, &mut change.drop_mappings);
+    diff_map("mapping", &current.mappings, &wanted.mappings, put, drop, &mut lines);
+
+    // Routes have no names: one that is written the same is the same.
+    let mut kept: Vec<(i64, config::Route)> = rows
+        .routes
+        .iter()
+        .filter(|row| !row.removed)
+        .filter_map(|row| Some((row.id, serde_json::from_str(&row.config).ok()?)))
+        .collect();
+    for route in &wanted.routes {
+        if let Some(at) = kept.iter().position(|(_, known)| known == route) {
+            kept.swap_remove(at);
+            continue;
+        }
+        lines.push(Line { action: "create", kind: "route", name: route_name(route), detail: String::new() });
+        change.add_routes.push((route.event.clone(), route.endpoint.clone(), json(route)));
+    }
+    for (id, route) in kept {
+        lines.push(Line { action: "delete", kind: "route", name: route_name(&route), detail: String::new() });
+        change.drop_routes.push(id);
+    }
+    (change, lines)
+}
+
+use crate::store::rows::CatalogChange as Change;
+
+/// One difference, for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Line {
+    pub(crate) action: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+    /// Which keys are other than before.
+    pub(crate) detail: String,
+}
+
+fn route_name(route: &config::Route) -> String {
+    format!("{} → {}", route.event, route.endpoint)
+}
+
+fn diff_map<T: serde::Serialize + PartialEq>(
+    kind: &'static str,
+    current: &BTreeMap<String, T>,
+    wanted: &BTreeMap<String, T>,
+    put: &mut Vec<(String, String)>,
+    drop: &mut Vec<String>,
+    lines: &mut Vec<Line>,
+) {
+    for (name, value) in wanted {
+        let known = current.get(name);
+        if known == Some(value) {
+            continue;
+        }
+        put.push((name.clone(), json(value)));
+        let action = if known.is_some() { "update" } else { "create" };
+        let detail = known.map(|known| changed_keys(known, value)).unwrap_or_default();
+        lines.push(Line { action, kind, name: name.clone(), detail });
+    }
+    for name in current.keys().filter(|name| !wanted.contains_key(*name)) {
+        drop.push(name.clone());
+        lines.push(Line { action: "delete", kind, name: name.clone(), detail: String::new() });
+    }
+}
+
+/// The names only: a value may be what nobody should read.
+fn changed_keys<T: serde::Serialize>(old: &T, new: &T) -> String {
+    let (Ok(serde_json::Value::Object(old)), Ok(serde_json::Value::Object(new))) =
+        (serde_json::to_value(old), serde_json::to_value(new))
+    else {
+        return String::new();
+    };
+    let mut keys: Vec<&str> = old.keys().chain(new.keys()).map(String::as_str).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.retain(|key| old.get(*key) != new.get(*key));
+    keys.join(", ")
+}
+
+/// The configuration's types have only string keys and finite numbers, so they always serialise.
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,159 @@
+//! `tomada doctor`: is everything here that the hub needs?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anstyle::AnsiColor;
+use clap::Args;
+use serde::Serialize;
+
+use crate::client::{Client, Running};
+use crate::{plugin, toolchain};
+
+#[derive(Args)]
+pub(super) struct Doctor {
+    /// Data directory of the hub
+    #[arg(long, value_name = "DIR", default_value = "tomada-data", env = "TOMADA_DATA")]
+    data: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    state: State,
+    detail: String,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    /// The hub runs, but not everything works or works well.
+    Warning,
+    Bad,
+}
+
+/// Each connection and each delivery takes one.
+const DESCRIPTORS: u64 = 4096;
+/// A commit that takes longer than this makes every 202 slow.
+const SLOW_SYNC: Duration = Duration::from_millis(20);
+
+pub(super) async fn run(options: Doctor) -> anyhow::Result<ExitCode> {
+    let findings = [running(&options).await, data(&options), sync(&options), sandbox(), descriptors(), toolchain()];
+    if options.json {
+        anstream::println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        for finding in &findings {
+            let (word, colour) = match finding.state {
+                State::Good => ("ok  ", AnsiColor::Green),
+                State::Warning => ("warn", AnsiColor::Yellow),
+                State::Bad => ("bad ", AnsiColor::Red),
+            };
+            let style = colour.on_default();
+            anstream::println!("{style}{word}{style:#}  {:<16} {}", finding.what, finding.detail);
+        }
+    }
+    let bad = findings.iter().any(|finding| finding.state == State::Bad);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn running(options: &Doctor) -> Finding {
+    let what = "hub";
+    let Ok(running) = Running::read(&options.data) else {
+        return Finding { what, state: State::Warning, detail: "not running on this directory".into() };
+    };
+    let health = async { Client::connect(&running.url, None).await?.get("/health").await?.ok() };
+    match health.await {
+        Ok(_) => Finding { what, state: State::Good, detail: format!("answers at {}", running.url) },
+        Err(error) => {
+            Finding { what, state: State::Bad, detail: format!("{} does not answer: {error:#}", running.url) }
+        }
+    }
+}
+
+fn data(options: &Doctor) -> Finding {
+    let what = "data directory";
+    let shown = options.data.display();
+    match std::fs::metadata(&options.data) {
+        Ok(found) if found.is_dir() => {
+            use std::os::unix::fs::PermissionsExt as _;
+            if found.permissions().mode() & 0o077 == 0 {
+                Finding { what, state: State::Good, detail: format!("{shown}, readable by this user only") }
+            } else {
+                let detail = format!("{shown} can be read by others: chmod 700 {shown}");
+                Finding { what, state: State::Warning, detail }
+            }
+        }
+        Ok(_) => Finding { what, state: State::Bad, detail: format!("{shown} is not a directory") },
+        Err(_) => Finding { what, state: State::Good, detail: format!("{shown} will be made at the first start") },
+    }
+}
+
+/// What a commit costs here: some disks say "done" in a tenth of a millisecond, some in twenty.
+#[allow(clippy::disallowed_methods, reason = "it measures the disk")]
+fn sync(options: &Doctor) -> Finding {
+    let what = "fsync";
+    let directory = if options.data.is_dir() { options.data.clone() } else { PathBuf::from(".") };
+    let measured = || -> std::io::Result<Duration> {
+        use std::io::Write as _;
+        let path = directory.join(".fsync-probe");
+        let mut file = std::fs::File::create(&path)?;
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            file.write_all(&[0; 4096])?;
+            let begun = Instant::now();
+            file.sync_data()?;
+            times.push(begun.elapsed());
+        }
+        std::fs::remove_file(path)?;
+        times.sort();
+        Ok(times[times.len() / 2])
+    };
+    match measured() {
+        Ok(median) => {
+            let state = if median > SLOW_SYNC { State::Warning } else { State::Good };
+            Finding { what, state, detail: format!("{:.2} ms (median of 20)", median.as_secs_f64() * 1000.0) }
+        }
+        Err(error) => Finding { what, state: State::Bad, detail: error.to_string() },
+    }
+}
+
+fn sandbox() -> Finding {
+    let what = "sandbox";
+    match plugin::engine::serving() {
+        Ok((_, true)) => {
+            Finding { what, state: State::Good, detail: format!("room for {} instances", plugin::engine::INSTANCES) }
+        }
+        Ok(_) => Finding {
+            what,
+            state: State::Warning,
+            detail: "no address space for the instance pool (ulimit -v?): deliveries are slower".into(),
+        },
+        Err(error) => Finding { what, state: State::Bad, detail: format!("{error:#}") },
+    }
+}
+
+fn descriptors() -> Finding {
+    let what = "open files";
+    match rlimit::getrlimit(rlimit::Resource::NOFILE) {
+        Ok((soft, _)) if soft >= DESCRIPTORS => Finding { what, state: State::Good, detail: format!("{soft} allowed") },
+        Ok((soft, hard)) => Finding {
+            what,
+            state: State::Warning,
+            detail: format!("{soft} allowed, {DESCRIPTORS} are better: ulimit -n {}", hard.min(DESCRIPTORS)),
+        },
+        Err(error) => Finding { what, state: State::Warning, detail: error.to_string() },
+    }
+}
+
+fn toolchain() -> Finding {
+    let what = "wasm toolchain";
+    match toolchain::available() {
+        Ok(found) => Finding { what, state: State::Good, detail: found },
+        Err(missing) => Finding { what, state: State::Warning, detail: format!("{missing:#}") },
+    }
+}

@@ -1,0 +1,89 @@
+//! The one place that reads the time and draws random numbers. Tests hand out a clock that they move themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+
+/// Milliseconds since 1970-01-01 UTC, from the system or from a hand that moves it.
+#[derive(Clone, Default)]
+pub enum Clock {
+    #[default]
+    System,
+    Manual(Arc<Manual>),
+}
+
+/// A clock that stands still until it is moved.
+pub struct Manual {
+    now_ms: AtomicU64,
+    moved: Notify,
+}
+
+impl Clock {
+    /// A clock that stands at `now_ms`.
+    pub fn manual(now_ms: u64) -> Clock {
+        Clock::Manual(Arc::new(Manual { now_ms: AtomicU64::new(now_ms), moved: Notify::new() }))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the clock that everybody else has to ask")]
+    pub fn now_ms(&self) -> u64 {
+        match self {
+            Clock::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+            Clock::Manual(manual) => manual.now_ms.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Moves a manual clock forward and wakes whoever waits for it. A system clock stays as it is.
+    pub fn advance(&self, by: Duration) {
+        if let Clock::Manual(manual) = self {
+            manual.now_ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+            manual.moved.notify_waiters();
+        }
+    }
+
+    /// Returns when the clock shows `at_ms` or later.
+    pub(crate) async fn wait_until(&self, at_ms: u64) {
+        match self {
+            Clock::System => tokio::time::sleep(Duration::from_millis(at_ms.saturating_sub(self.now_ms()))).await,
+            Clock::Manual(manual) => loop {
+                let moved = manual.moved.notified();
+                if self.now_ms() >= at_ms {
+                    return;
+                }
+                moved.await;
+            },
+        }
+    }
+}
+
+/// Makes ids: 63 bits, ordered by time (42 bits of milliseconds, 21 of sequence), unique within a process and, by the
+/// random start of the sequence, almost surely between processes. The primary key catches the rest.
+#[derive(Default)]
+pub(crate) struct Ids {
+    last: AtomicI64,
+}
+
+impl Ids {
+    pub(crate) fn next(&self, now_ms: u64) -> i64 {
+        let fresh = ((now_ms as i64) << 21) | i64::from(random_u32() & 0xf_ffff);
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(fresh.max(last + 1)));
+        fresh.max(last.unwrap_or(0) + 1)
+    }
+}
+
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // The system's generator fails only where there is none at all; nothing secure could go on without it.
+    getrandom::fill(&mut bytes).expect("the system has a random generator");
+    bytes
+}
+
+fn random_u32() -> u32 {
+    u32::from_ne_bytes(random_bytes())
+}
+
+/// Evenly drawn from [0, 1).
+pub(crate) fn random_unit() -> f64 {
+    f64::from(random_u32()) / (f64::from(u32::MAX) + 1.0)
+}

@@ -1,0 +1,408 @@
+//! What `tomada.toml` may say: sources, endpoints, routes, mappings, queues, connectors. One checked [`Config`];
+//! whatever is wrong is said with file, line and what was meant, and nothing is applied.
+//!
+//! `read` turns text into the structs, `check` says what they may not hold, `files` reads files and environment.
+//! All but `files` is pure.
+
+#[cfg(test)]
+pub(crate) mod cases;
+mod check;
+mod files;
+mod near;
+mod read;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use files::{load, load_with_secrets, resolve};
+pub use read::parse;
+
+/// A configuration that passed every check. Names are the keys of the maps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub sources: BTreeMap<String, Source>,
+    pub endpoints: BTreeMap<String, Endpoint>,
+    pub routes: Vec<Route>,
+    pub mappings: BTreeMap<String, Mapping>,
+    pub queues: BTreeMap<String, Queue>,
+    pub connectors: BTreeMap<String, Connector>,
+}
+
+/// The queues that exist without being declared, with their fewest and most workers.
+const DEFAULT_QUEUES: [(&str, (u32, u32)); 5] = [
+    ("integrations-high", (2, 5)),
+    ("integrations", (3, 10)),
+    ("notifications", (2, 2)),
+    ("integrations-low", (1, 1)),
+    ("integrations-retry", (1, 1)),
+];
+
+impl Config {
+    /// The configuration with the five queues that need not be declared; what is declared stays as it is.
+    pub fn with_default_queues(mut self) -> Config {
+        for (name, workers) in DEFAULT_QUEUES {
+            self.queues.entry(name.into()).or_insert(Queue { workers, in_flight: default_in_flight() });
+        }
+        self
+    }
+
+    /// Every problem of a configuration that did not come from text, for instance as JSON over the API.
+    pub fn check(&self) -> Vec<Problem> {
+        let findings = check::check(self).into_iter();
+        findings.map(|finding| Problem { file: String::new(), line: 0, column: 0, message: finding.message }).collect()
+    }
+}
+
+/// One thing that is wrong with a configuration, for the person who wrote it. Never repeats the value of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// Empty when the configuration did not come from a file.
+    pub file: String,
+    /// From 1; 0 when the place is not known.
+    pub line: usize,
+    /// In characters, from 1; 0 when the place is not known.
+    pub column: usize,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem { file, line: 0, .. } if file.is_empty() => f.write_str(&self.message),
+            Problem { file, line: 0, .. } => write!(f, "{file}: {}", self.message),
+            Problem { file, line, column, .. } => write!(f, "{file}:{line}:{column}: {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// Whether a text may name events: 1 to 128 characters of `a-z`, `0-9`, `.`, `_` and `-`.
+pub fn is_event_type(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(is_name_byte)
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte)
+}
+
+/// Where webhooks come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    pub auth: Auth,
+    #[serde(default)]
+    pub idempotency: Idempotency,
+    #[serde(default)]
+    pub webhooks: Vec<Webhook>,
+    /// Request headers that are stored with the event and shown to connectors, lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_headers: Vec<String>,
+}
+
+/// How a source proves who it is. Never chosen by the request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "scheme", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Auth {
+    /// Standard Webhooks v1: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+    StandardWebhooks {
+        secrets: Vec<SecretRef>,
+        /// Two-sided, seconds.
+        #[serde(default = "default_tolerance_s")]
+        tolerance_s: u64,
+    },
+    /// `X-Hub-Signature-256: sha256=<hex>`.
+    Github { secrets: Vec<SecretRef> },
+    /// Hex HMAC-SHA256 of the body in `X-Webhook-Signature`, `X-Signature` or (with `sha256=`) `X-Hub-Signature-256`.
+    HmacHex { secrets: Vec<SecretRef> },
+    /// An unguessable last segment of the path, where the webhook's path says `{token}`. It proves nothing about the
+    /// body, so it takes a reason why the sender cannot sign.
+    PathToken { secrets: Vec<SecretRef>, reason: String },
+}
+
+impl Auth {
+    /// The live secrets: any one of them proves a request.
+    pub fn secrets(&self) -> &[SecretRef] {
+        let (Auth::StandardWebhooks { secrets, .. }
+        | Auth::Github { secrets }
+        | Auth::HmacHex { secrets }
+        | Auth::PathToken { secrets, .. }) = self;
+        secrets
+    }
+}
+
+fn default_tolerance_s() -> u64 {
+    300
+}
+
+/// A reference to a secret, never its value: `env:NAME` or `file:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretRef(pub String);
+
+/// Where an event's idempotency key comes from. Without any of them: the digest of the signed bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Idempotency {
+    /// A request header; only for `path-token`, because the other schemes do not sign it, so that a signed request could
+    /// be sent again under another key. (Standard Webhooks sources use the signed `webhook-id` by themselves.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// A JSON pointer (RFC 6901) into the body, for instance `/idempotency_key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+}
+
+/// One path that a source posts to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Starts with `/webhooks/`; may end in `/{token}`.
+    pub path: String,
+    pub event: EventName,
+    pub queue: String,
+    #[serde(default)]
+    pub body: BodyKind,
+    /// Bytes; 1 MiB unless said otherwise, 16 MiB at most.
+    #[serde(default = "default_max_body")]
+    pub max_body: usize,
+    /// Whether `GET` on the path answers 200, for panels that check the URL.
+    #[serde(default)]
+    pub answers_get: bool,
+}
+
+fn default_max_body() -> usize {
+    1 << 20
+}
+
+/// How a webhook names its event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a name, { header = \"…\" } or { pointer = \"/…\", map = { … }, default = \"…\" }")]
+pub enum EventName {
+    Fixed(String),
+    Header(EventNameHeader),
+    Pointer(EventNamePointer),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventNameHeader {
+    pub header: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventNamePointer {
+    pub pointer: String,
+    /// Value found there → event type. Without it the value is the type.
+    #[serde(default)]
+    pub map: BTreeMap<String, String>,
+    #[serde(default)]
+    pub default: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BodyKind {
+    /// Anything that is not JSON is refused with 400.
+    #[default]
+    Json,
+    Any,
+}
+
+/// A target system: connector + settings + secrets + limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    pub connector: String,
+    /// Handed to the connector as JSON.
+    #[serde(default)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// What the operator grants: `host`, `host:port` (both HTTPS) or `http://host:port`.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Private addresses that this endpoint may reach nevertheless, `CIDR:port`, for instance `127.0.0.1/32:8081`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_private: Vec<String>,
+    /// Name as the connector's manifest declares it → reference.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// Deliveries in flight at the same time on one node.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+    /// Deliveries begun per second; 0 is no limit.
+    #[serde(default)]
+    pub rate_per_s: u32,
+    /// Wall time of one attempt, milliseconds.
+    #[serde(default = "default_deadline_ms")]
+    pub deadline_ms: u64,
+    #[serde(default)]
+    pub retry: Retry,
+    #[serde(default)]
+    pub breaker: Breaker,
+}
+
+fn default_concurrency() -> u32 {
+    64
+}
+fn default_deadline_ms() -> u64 {
+    10_000
+}
+
+/// When a transient failure is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts in all, the first included.
+    pub attempts: u32,
+    /// Fixed waits in seconds, the last one repeated. When empty: `base_s * factor^n`.
+    pub delays_s: Vec<f64>,
+    pub base_s: f64,
+    pub factor: f64,
+    /// Longest wait, seconds.
+    pub max_s: f64,
+    /// Share of the wait that is drawn at random, 0 to 1.
+    pub jitter: f64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { attempts: 5, delays_s: Vec::new(), base_s: 60.0, factor: 2.0, max_s: 3600.0, jitter: 0.2 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    /// Transient failures in a row that open it.
+    pub failures: u32,
+    /// How long it stays open, seconds.
+    pub open_s: f64,
+    /// Successes in a row that close a half-open one.
+    pub successes: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Breaker { failures: 5, open_s: 60.0, successes: 2 }
+    }
+}
+
+/// Event type → endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    pub event: String,
+    pub endpoint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<String>,
+    /// Instead of the queue that the webhook names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Wait before the first attempt, seconds.
+    #[serde(default)]
+    pub delay_s: f64,
+    /// Higher goes first within a queue, −100 to 100.
+    #[serde(default)]
+    pub priority: i8,
+    /// JSON pointer of the key in whose order deliveries to this endpoint go out, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+}
+
+/// Only events that pass it are owed to the endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    pub pointer: String,
+    /// Passes when the value is equal; without it, when there is a value that is neither null nor "".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equals: Option<serde_json::Value>,
+}
+
+/// A pure component with its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    #[serde(default = "default_mapping_component")]
+    pub component: String,
+    #[serde(default)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// CPU time, milliseconds.
+    #[serde(default = "default_mapping_deadline_ms")]
+    pub deadline_ms: u64,
+}
+
+fn default_mapping_component() -> String {
+    "json-map".into()
+}
+fn default_mapping_deadline_ms() -> u64 {
+    200
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// Fewest and most workers on one node.
+    pub workers: (u32, u32),
+    /// Deliveries that each worker keeps in flight.
+    #[serde(default = "default_in_flight")]
+    pub in_flight: u32,
+}
+
+fn default_in_flight() -> u32 {
+    16
+}
+
+/// A component file that `apply` uploads when its digest is new.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connector {
+    /// Relative to the configuration file.
+    pub file: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A case is a configuration that says itself, in lines that begin with `#! `, what is wrong with it.
+    #[test]
+    fn every_mistake_is_said_with_its_place() {
+        cases::each("config", |file, text| {
+            let expected: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
+            let problems = parse(text, file).err().unwrap_or_default();
+            let said: Vec<String> = problems.iter().map(Problem::to_string).collect();
+            let said: Vec<&str> = said.iter().filter_map(|line| line.strip_prefix(&format!("{file}:"))).collect();
+            assert_eq!(said, expected, "{file}");
+        });
+    }
+
+    #[test]
+    fn what_is_right_survives_the_way_through_json() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../connectors/carinho.toml");
+        let config = load(&[file]).unwrap_or_else(|problems| panic!("{problems:#?}")).with_default_queues();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        assert_eq!(config.check(), []);
+        assert_eq!(config.queues["integrations-high"].workers, (2, 5));
+    }
+
+    #[test]
+    fn no_message_repeats_a_secret() {
+        let text = "[sources.site]\nauth = { scheme = \"github\", secrets = [\"hunter2\"] }\n\
+                    [sources.crm]\nauth = { scheme = \"github\", secrets = \"hunter2\" }\n\
+                    [endpoints.crm]\nconnector = \"crm\"\nsecrets = { key = \"hunter2\" }\nrate_per_s = \"hunter2\"\n";
+        for text in [text.to_owned(), text.replace("hunter2", "hunter2\n")] {
+            let problems = parse(&text, "tomada.toml").unwrap_err();
+            assert!(!format!("{problems:?}").contains("hunter2"), "{problems:#?}");
+        }
+    }
+}

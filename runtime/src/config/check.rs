@@ -1,0 +1,425 @@
+//! What a configuration may not say although its shape is right: names that lead nowhere, paths that clash, secrets
+//! that are values, numbers out of range.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::near::hint;
+use super::{Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Retry, SecretRef, Source, Webhook};
+use super::{is_event_type, is_name_byte};
+
+const WEEK_S: f64 = 7.0 * 24.0 * 3600.0;
+const MAX_BODY: usize = 16 << 20;
+
+/// Headers that carry credentials, which are never stored with an event.
+const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
+
+pub(super) struct Finding {
+    /// Keys and positions from the root, for instance `endpoints`, `crm`, `hosts`, `0`.
+    pub(super) path: Vec<String>,
+    pub(super) message: String,
+}
+
+/// All of them, in the order of the sections.
+pub(super) fn check(config: &Config) -> Vec<Finding> {
+    let mut found = Found(Vec::new());
+    for (name, source) in &config.sources {
+        found.name(&["sources", name]);
+        check_source(config, name, source, &mut found);
+    }
+    check_paths(config, &mut found);
+    for (name, endpoint) in &config.endpoints {
+        found.name(&["endpoints", name]);
+        check_endpoint(name, endpoint, &mut found);
+    }
+    for (name, mapping) in &config.mappings {
+        found.name(&["mappings", name]);
+        found.component(&["mappings", name, "component"], &mapping.component);
+        found.number(&["mappings", name, "deadline_ms"], mapping.deadline_ms, 1..=60_000);
+    }
+    for (name, queue) in &config.queues {
+        found.name(&["queues", name]);
+        let (fewest, most) = queue.workers;
+        if fewest < 1 || fewest > most || most > 1024 {
+            found.at(&["queues", name, "workers"], "must be [fewest, most] with 1 ≤ fewest ≤ most ≤ 1024");
+        }
+        found.number(&["queues", name, "in_flight"], queue.in_flight, 1..=1024);
+    }
+    for (name, connector) in &config.connectors {
+        found.name(&["connectors", name]);
+        if connector.file.is_empty() {
+            found.at(&["connectors", name, "file"], "is empty: name the component file");
+        }
+    }
+    check_routes(config, &mut found);
+    found.0
+}
+
+/// `hosts[0] of endpoint "crm"`: how a message names a place.
+pub(super) fn place(path: &[String]) -> String {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let (thing, rest) = match path.as_slice() {
+        [] => return "the file".into(),
+        [section] => return (*section).into(),
+        ["sources", name, "webhooks", at, rest @ ..] => (format!("webhook {} of source \"{name}\"", counted(at)), rest),
+        ["routes", at, rest @ ..] => (format!("route {}", counted(at)), rest),
+        [section, name, rest @ ..] => (format!("{} \"{name}\"", section.trim_end_matches('s')), rest),
+    };
+    let mut field = String::new();
+    for step in rest {
+        if step.parse::<usize>().is_ok() {
+            field.push_str(&format!("[{step}]"));
+        } else {
+            field.push_str(if field.is_empty() { "" } else { "." });
+            field.push_str(step);
+        }
+    }
+    if field.is_empty() { thing } else { format!("{field} of {thing}") }
+}
+
+/// People count from one.
+fn counted(at: &str) -> String {
+    at.parse::<usize>().map_or_else(|_| at.into(), |at| (at + 1).to_string())
+}
+
+struct Found(Vec<Finding>);
+
+impl Found {
+    /// A message that begins with the place.
+    fn at(&mut self, path: &[&str], what: impl Display) {
+        let path = owned(path);
+        let message = format!("{} {what}", place(&path));
+        self.0.push(Finding { path, message });
+    }
+
+    /// A message of its own.
+    fn say(&mut self, path: &[&str], message: String) {
+        self.0.push(Finding { path: owned(path), message });
+    }
+
+    fn number<T: PartialOrd + Display>(&mut self, path: &[&str], value: T, range: RangeInclusive<T>) {
+        if !range.contains(&value) {
+            self.at(path, format!("is {value}: it must be from {} to {}", range.start(), range.end()));
+        }
+    }
+
+    /// The last step is the name of a thing.
+    fn name(&mut self, path: &[&str]) {
+        if !is_name(path.last().unwrap_or(&"")) {
+            self.at(path, "has a name that is not 1 to 64 characters of a-z 0-9 . _ -");
+        }
+    }
+
+    fn component(&mut self, path: &[&str], name: &str) {
+        if !is_name(name) {
+            self.at(path, format!("is \"{name}\": a name is 1 to 64 characters of a-z 0-9 . _ -"));
+        }
+    }
+
+    fn event(&mut self, path: &[&str], name: &str) {
+        if !is_event_type(name) {
+            self.at(path, format!("is \"{name}\": an event type is 1 to 128 characters of a-z 0-9 . _ -"));
+        }
+    }
+
+    fn header(&mut self, path: &[&str], name: &str) {
+        if !is_header(name) {
+            self.at(path, format!("is \"{name}\": that is no name of a header"));
+        }
+    }
+
+    fn pointer(&mut self, path: &[&str], pointer: &str) {
+        if !is_pointer(pointer) {
+            self.at(path, format!("is \"{pointer}\": a JSON pointer starts with /, for instance \"/customer/id\""));
+        }
+    }
+
+    /// The value is not repeated: it may be the secret itself.
+    fn secret(&mut self, path: &[&str], secret: &SecretRef) {
+        if !is_reference(&secret.0) {
+            self.at(path, "must be a reference, \"env:NAME\" or \"file:PATH\", and never the value itself");
+        }
+    }
+
+    fn reference<'a>(&mut self, path: &[&str], kind: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) {
+        if !known.clone().any(|known| known == name) {
+            let hint = hint(name, known);
+            self.at(path, format!("is \"{name}\", and there is no such {kind}{hint}"));
+        }
+    }
+}
+
+fn owned(path: &[&str]) -> Vec<String> {
+    path.iter().map(|step| (*step).into()).collect()
+}
+
+fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found) {
+    if source.auth.secrets().is_empty() {
+        found.at(&["sources", name, "auth", "secrets"], "is empty: without a secret nobody could be let in");
+    }
+    for (at, secret) in source.auth.secrets().iter().enumerate() {
+        found.secret(&["sources", name, "auth", "secrets", &at.to_string()], secret);
+    }
+    match &source.auth {
+        Auth::StandardWebhooks { tolerance_s, .. } => {
+            found.number(&["sources", name, "auth", "tolerance_s"], *tolerance_s, 1..=86_400);
+        }
+        Auth::PathToken { reason, .. } if reason.trim().is_empty() => {
+            found.at(&["sources", name, "auth", "reason"], "is empty: say why this source cannot sign its requests");
+        }
+        _ => {}
+    }
+
+    let rule = &source.idempotency;
+    if let (Some(_), Some(_)) = (&rule.header, &rule.pointer) {
+        found.at(&["sources", name, "idempotency"], "has both header and pointer: keep one of them");
+    }
+    if let Some(header) = &rule.header {
+        let path = ["sources", name, "idempotency", "header"];
+        found.header(&path, header);
+        match &source.auth {
+            Auth::PathToken { .. } => {}
+            Auth::StandardWebhooks { .. } => {
+                found.at(&path, "is not signed, and the signed webhook-id is used by itself: leave it out");
+            }
+            Auth::Github { .. } | Auth::HmacHex { .. } => found.at(
+                &path,
+                "is not signed, so a signed request could be sent again under another key: \
+                 use a pointer into the body, or leave it out and the digest of the body is the key",
+            ),
+        }
+    }
+    if let Some(pointer) = &rule.pointer {
+        found.pointer(&["sources", name, "idempotency", "pointer"], pointer);
+    }
+
+    for (at, header) in source.keep_headers.iter().enumerate() {
+        let path = ["sources", name, "keep_headers", &at.to_string()];
+        found.header(&path, header);
+        if header.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            found.at(&path, format!("is \"{header}\": write it in lower case"));
+        }
+        if CREDENTIAL_HEADERS.contains(&header.to_ascii_lowercase().as_str()) {
+            found.at(&path, format!("is \"{header}\": credentials are not stored"));
+        }
+    }
+    for (at, webhook) in source.webhooks.iter().enumerate() {
+        check_webhook(config, name, at, webhook, matches!(source.auth, Auth::PathToken { .. }), found);
+    }
+}
+
+fn check_webhook(config: &Config, source: &str, at: usize, webhook: &Webhook, takes_token: bool, found: &mut Found) {
+    let at = at.to_string();
+    let field = |name| ["sources", source, "webhooks", at.as_str(), name];
+
+    let path = webhook.path.as_str();
+    let fixed = path.strip_suffix("/{token}");
+    if !path.starts_with("/webhooks/") {
+        found.at(&field("path"), format!("is \"{path}\": it must start with /webhooks/"));
+    } else if path.len() > 512 || !fixed.unwrap_or(path)[1..].split('/').all(is_segment) {
+        found.at(
+            &field("path"),
+            format!(
+                "is \"{path}\": between its slashes it takes A-Z a-z 0-9 . _ ~ -, and {{token}} as the last segment"
+            ),
+        );
+    } else if takes_token && fixed.is_none() {
+        found.at(&field("path"), format!("is \"{path}\": with scheme path-token it must end in /{{token}}"));
+    } else if !takes_token && fixed.is_some() {
+        found.at(&field("path"), format!("is \"{path}\": only scheme path-token has a {{token}}"));
+    }
+
+    match &webhook.event {
+        EventName::Fixed(name) => found.event(&field("event"), name),
+        EventName::Header(rule) => found.header(&[&field("event")[..], &["header"]].concat(), &rule.header),
+        EventName::Pointer(rule) => {
+            found.pointer(&[&field("event")[..], &["pointer"]].concat(), &rule.pointer);
+            for (value, name) in &rule.map {
+                found.event(&[&field("event")[..], &["map", value]].concat(), name);
+            }
+            if let Some(name) = &rule.default {
+                found.event(&[&field("event")[..], &["default"]].concat(), name);
+            }
+        }
+    }
+    found.reference(&field("queue"), "queue", &webhook.queue, queues(config));
+    found.number(&field("max_body"), webhook.max_body, 1..=MAX_BODY);
+}
+
+/// No two webhooks may answer to the same path, whatever the token.
+fn check_paths(config: &Config, found: &mut Found) {
+    let mut seen: Vec<(&str, Vec<String>)> = Vec::new();
+    for (name, source) in &config.sources {
+        for (at, webhook) in source.webhooks.iter().enumerate() {
+            let at = at.to_string();
+            let here = ["sources", name, "webhooks", &at];
+            if let Some((path, there)) = seen.iter().find(|(path, _)| clash(path, &webhook.path)) {
+                let taken = place(there);
+                let message = if *path == webhook.path {
+                    format!("is \"{path}\", which {taken} has already")
+                } else {
+                    format!(
+                        "is \"{}\", which clashes with \"{path}\" of {taken}: one could be the other's token",
+                        webhook.path
+                    )
+                };
+                found.at(&["sources", name, "webhooks", &at, "path"], message);
+            }
+            seen.push((&webhook.path, owned(&here)));
+        }
+    }
+}
+
+fn clash(a: &str, b: &str) -> bool {
+    let split = |path: &'_ str| path.rsplit_once('/').map(|(parent, last)| (parent.to_owned(), last == "{token}"));
+    a == b || matches!((split(a), split(b)), (Some((p, s)), Some((q, t))) if p == q && (s || t))
+}
+
+fn check_endpoint(name: &str, endpoint: &Endpoint, found: &mut Found) {
+    let field = |field| ["endpoints", name, field];
+    found.component(&field("connector"), &endpoint.connector);
+    for (at, host) in endpoint.hosts.iter().enumerate() {
+        if let Err(reason) = check_host(host) {
+            found.at(&["endpoints", name, "hosts", &at.to_string()], format!("is \"{host}\": {reason}"));
+        }
+    }
+    for (at, network) in endpoint.allow_private.iter().enumerate() {
+        if !is_network(network) {
+            found.at(
+                &["endpoints", name, "allow_private", &at.to_string()],
+                format!("is \"{network}\": it takes CIDR:port, for instance \"10.0.0.5/32:8080\""),
+            );
+        }
+    }
+    for (key, secret) in &endpoint.secrets {
+        if !is_name(key) {
+            let message = format!("secret \"{key}\" of endpoint \"{name}\" is not 1 to 64 characters of a-z 0-9 . _ -");
+            found.say(&["endpoints", name, "secrets", key], message);
+        }
+        found.secret(&["endpoints", name, "secrets", key], secret);
+    }
+    found.number(&field("concurrency"), endpoint.concurrency, 1..=10_000);
+    found.number(&field("rate_per_s"), endpoint.rate_per_s, 0..=100_000);
+    found.number(&field("deadline_ms"), endpoint.deadline_ms, 10..=600_000);
+    check_retry(name, &endpoint.retry, found);
+    let breaker = &endpoint.breaker;
+    found.number(&["endpoints", name, "breaker", "failures"], breaker.failures, 1..=10_000);
+    found.number(&["endpoints", name, "breaker", "open_s"], breaker.open_s, 0.001..=86_400.0);
+    found.number(&["endpoints", name, "breaker", "successes"], breaker.successes, 1..=1_000);
+}
+
+fn check_retry(endpoint: &str, retry: &Retry, found: &mut Found) {
+    let field = |name| ["endpoints", endpoint, "retry", name];
+    found.number(&field("attempts"), retry.attempts, 1..=100);
+    found.number(&field("base_s"), retry.base_s, 0.0..=WEEK_S);
+    found.number(&field("factor"), retry.factor, 1.0..=100.0);
+    found.number(&field("max_s"), retry.max_s, 0.0..=WEEK_S);
+    found.number(&field("jitter"), retry.jitter, 0.0..=1.0);
+    for (at, &delay_s) in retry.delays_s.iter().enumerate() {
+        let path = ["endpoints", endpoint, "retry", "delays_s", &at.to_string()];
+        found.number(&path, delay_s, 0.0..=WEEK_S);
+        if delay_s > retry.max_s && delay_s <= WEEK_S {
+            found.at(&path, format!("is {delay_s}, more than max_s = {}: raise max_s or lower it", retry.max_s));
+        }
+    }
+}
+
+fn check_routes(config: &Config, found: &mut Found) {
+    for (at, route) in config.routes.iter().enumerate() {
+        let number = at.to_string();
+        let field = |name| ["routes", number.as_str(), name];
+        found.event(&field("event"), &route.event);
+        found.reference(&field("endpoint"), "endpoint", &route.endpoint, config.endpoints.keys().map(String::as_str));
+        if let Some(mapping) = &route.mapping {
+            found.reference(&field("mapping"), "mapping", mapping, config.mappings.keys().map(String::as_str));
+        }
+        if let Some(queue) = &route.queue {
+            found.reference(&field("queue"), "queue", queue, queues(config));
+        }
+        found.number(&field("delay_s"), route.delay_s, 0.0..=30.0 * 24.0 * 3600.0);
+        found.number(&field("priority"), route.priority, -100..=100);
+        if let Some(pointer) = &route.ordering {
+            found.pointer(&field("ordering"), pointer);
+        }
+        if let Some(filter) = &route.filter {
+            found.pointer(&["routes", &number, "filter", "pointer"], &filter.pointer);
+        }
+        if let Some(first) = config.routes[..at].iter().position(|other| other == route) {
+            found.at(&["routes", &number], format!("repeats route {}: each event would be delivered twice", first + 1));
+        }
+    }
+}
+
+fn queues(config: &Config) -> impl Iterator<Item = &str> + Clone {
+    config.queues.keys().map(String::as_str).chain(DEFAULT_QUEUES.iter().map(|(name, _)| *name))
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(is_name_byte)
+}
+
+fn is_pointer(text: &str) -> bool {
+    text.starts_with('/')
+}
+
+/// RFC 9110 section 5.6.2: a token.
+fn is_header(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+pub(super) fn is_reference(text: &str) -> bool {
+    if let Some(path) = text.strip_prefix("file:") {
+        return !path.is_empty();
+    }
+    text.strip_prefix("env:").is_some_and(|name| {
+        name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    })
+}
+
+/// One segment of a path, written as no proxy or client rewrites it.
+fn is_segment(segment: &str) -> bool {
+    !matches!(segment, "" | "." | "..")
+        && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte))
+}
+
+/// `host`, `host:port` or `http://host:port`.
+fn check_host(text: &str) -> Result<(), String> {
+    if let Some(host) = text.strip_prefix("https://") {
+        return Err(format!("leave out the scheme: \"{}\" is reached over HTTPS", host.trim_end_matches('/')));
+    }
+    let (authority, plain) = match text.strip_prefix("http://") {
+        Some(authority) => (authority, true),
+        None => (text, false),
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    if port.is_none() && plain {
+        return Err("a host without TLS takes its port, http://host:port".into());
+    }
+    if port.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err("the port is a number from 1 to 65535".into());
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.chars().all(|letter| letter.is_alphanumeric() || "-_".contains(letter))
+    };
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let known = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.len() <= 253 && host.split('.').all(label),
+    };
+    if !known {
+        return Err("it takes host, host:port or http://host:port, without path and wildcard".into());
+    }
+    Ok(())
+}
+
+/// `CIDR:port`; no bits beyond the prefix, so that nobody grants a range who meant an address.
+fn is_network(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(network, port)| {
+        network.parse::<ipnet::IpNet>().is_ok_and(|network| network == network.trunc())
+            && matches!(port.parse::<u16>(), Ok(1..))
+    })
+}

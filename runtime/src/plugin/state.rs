@@ -1,0 +1,107 @@
+//! What one call owns: its limits, its log, and what the host lends to it.
+
+use std::sync::Arc;
+
+use wasmtime::ResourceLimiter;
+
+use crate::catalog::Endpoint;
+use crate::clock::Clock;
+use crate::outbound::Outbound;
+
+/// Linear memory of one guest, bytes.
+pub(crate) const MAX_MEMORY: usize = 32 << 20;
+/// Elements of a guest's tables.
+pub(crate) const MAX_TABLE: usize = 100_000;
+/// Lines that one call may log, and bytes of a line.
+const MAX_LINES: usize = 200;
+const MAX_LINE: usize = 2048;
+
+pub(crate) struct State {
+    pub(crate) limits: Limits,
+    pub(crate) log: Log,
+    /// Message, file and line of a panic, told just before the trap.
+    pub(crate) panic: Option<String>,
+    /// Epoch ticks that the guest may still burn.
+    pub(crate) ticks: u32,
+    /// None for a mapping.
+    pub(crate) lent: Option<Lent>,
+}
+
+/// What only a connector gets.
+pub(crate) struct Lent {
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) declared_secrets: Arc<[String]>,
+    pub(crate) clock: Clock,
+    pub(crate) deadline: tokio::time::Instant,
+    /// Placeholder and name of the secrets that this call has asked for.
+    pub(crate) placeholders: Vec<(String, String)>,
+    pub(crate) requests: u32,
+}
+
+impl State {
+    pub(crate) fn new(ticks: u32, lent: Option<Lent>) -> State {
+        State { limits: Limits::default(), log: Log::default(), panic: None, ticks, lent }
+    }
+
+    pub(crate) fn panicked(&mut self, message: &str, file: &str, line: u32) {
+        let mut text = format!("panicked at {}:{line}: ", cut(file, 256));
+        push_printable(&mut text, message);
+        self.panic = Some(text);
+    }
+}
+
+/// Refuses growth beyond the limits and remembers that it did, so that the trap which follows can be named.
+#[derive(Default)]
+pub(crate) struct Limits {
+    pub(crate) hit: bool,
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.hit |= desired > MAX_MEMORY;
+        Ok(desired <= MAX_MEMORY)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.hit |= desired > MAX_TABLE;
+        Ok(desired <= MAX_TABLE)
+    }
+}
+
+/// What a guest said, bounded.
+#[derive(Default)]
+pub(crate) struct Log {
+    text: String,
+    lines: usize,
+}
+
+impl Log {
+    pub(crate) fn line(&mut self, level: &str, message: &str) {
+        self.lines += 1;
+        if self.lines > MAX_LINES {
+            return;
+        }
+        self.text.push_str(level);
+        self.text.push(' ');
+        push_printable(&mut self.text, message);
+        self.text.push('\n');
+    }
+
+    /// The lines, and how many were left out.
+    pub(crate) fn into_text(mut self) -> Option<String> {
+        if self.lines > MAX_LINES {
+            self.text.push_str(&format!("({} more lines were left out)\n", self.lines - MAX_LINES));
+        }
+        (!self.text.is_empty()).then_some(self.text)
+    }
+}
+
+/// Control characters could rewrite an operator's terminal.
+fn push_printable(text: &mut String, message: &str) {
+    text.extend(cut(message, MAX_LINE).chars().map(|c| if c.is_control() { ' ' } else { c }));
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

@@ -1,0 +1,182 @@
+//! What the host lends to a guest: convert, check the grant, delegate. Everything a guest hands over is hostile until
+//! bounded.
+
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::bindings::{clock, http, log, random, secrets, types};
+use crate::clock::random_bytes;
+use crate::outbound;
+use crate::plugin::state::{Lent, State};
+
+/// Bytes of random that one call may ask for.
+const MAX_RANDOM: u32 = 1024;
+/// HTTP requests of one call.
+const MAX_REQUESTS: u32 = 1000;
+
+impl types::Host for State {}
+
+impl log::Host for State {
+    fn write(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Trace => "trace",
+            log::Level::Debug => "debug",
+            log::Level::Info => "info",
+            log::Level::Warn => "warn",
+            log::Level::Error => "error",
+        };
+        self.log.line(level, &message);
+    }
+
+    fn panicked(&mut self, message: String, file: String, line: u32) {
+        self.panicked(&message, &file, line);
+    }
+}
+
+impl http::Host for State {
+    async fn send(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
+        let Some(lent) = &mut self.lent else {
+            return Err(http::Error::Denied("a mapping has no way out of the sandbox".into()));
+        };
+        lent.requests += 1;
+        if lent.requests > MAX_REQUESTS {
+            return Err(http::Error::Invalid(format!("at most {MAX_REQUESTS} requests can be sent in one call")));
+        }
+        let request = fill_in(lent, request)?;
+        let response = lent.outbound.send(&lent.endpoint.policy, request).await?;
+        Ok(http::Response { status: response.status, headers: response.headers, body: response.body.into() })
+    }
+}
+
+/// Makes the request that goes out: secrets in the place of their placeholders, the deadline in the place of a wish.
+fn fill_in(lent: &Lent, request: http::Request) -> Result<outbound::Request, outbound::Error> {
+    let left = lent.deadline.saturating_duration_since(tokio::time::Instant::now());
+    let wish = request.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
+    let mut filled = outbound::Request {
+        method: match request.method {
+            http::Method::Get => outbound::Method::GET,
+            http::Method::Head => outbound::Method::HEAD,
+            http::Method::Post => outbound::Method::POST,
+            http::Method::Put => outbound::Method::PUT,
+            http::Method::Patch => outbound::Method::PATCH,
+            http::Method::Delete => outbound::Method::DELETE,
+        },
+        url: request.url,
+        headers: request.headers,
+        body: request.body.into(),
+        timeout: wish.map_or(left, |wish| wish.min(left)),
+    };
+    if lent.placeholders.is_empty() {
+        return Ok(filled);
+    }
+    // Before any value goes in: only for a host that is granted. Each secret of an endpoint is bound to its hosts.
+    lent.endpoint.policy.check(&filled.url)?;
+    for (placeholder, secret) in &lent.placeholders {
+        let value = lent.endpoint.secrets.get(secret).map_or(&b""[..], |value| value);
+        let in_text = std::str::from_utf8(value);
+        for text in std::iter::once(&mut filled.url).chain(filled.headers.iter_mut().map(|(_, value)| value)) {
+            if text.contains(placeholder) {
+                let value = in_text.map_err(|_| {
+                    outbound::Error::Invalid(format!("secret {secret:?} is not text: it fits only into a body"))
+                })?;
+                *text = text.replace(placeholder, value);
+            }
+        }
+        if let Some(at) = find(&filled.body, placeholder.as_bytes()) {
+            filled.body = replace(&filled.body, at, placeholder.as_bytes(), value).into();
+        }
+    }
+    // A value may have moved the host (a placeholder before the path): what is sent is what is checked again there.
+    Ok(filled)
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle)
+}
+
+fn replace(bytes: &[u8], first: usize, needle: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + value.len());
+    let (mut rest, mut at) = (bytes, Some(first));
+    while let Some(place) = at {
+        out.extend_from_slice(&rest[..place]);
+        out.extend_from_slice(value);
+        rest = &rest[place + needle.len()..];
+        at = find(rest, needle);
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
+impl From<outbound::Error> for http::Error {
+    fn from(error: outbound::Error) -> http::Error {
+        match error {
+            outbound::Error::Denied(why) => http::Error::Denied(why),
+            outbound::Error::Invalid(why) => http::Error::Invalid(why),
+            outbound::Error::Timeout => http::Error::Timeout,
+            outbound::Error::Unreachable(why) => http::Error::Unreachable(why),
+            outbound::Error::TooLarge(limit) => http::Error::TooLarge(limit),
+        }
+    }
+}
+
+impl secrets::Host for State {
+    fn placeholder(&mut self, name: String) -> Result<String, secrets::Error> {
+        let lent = self.lent_secret(&name)?;
+        if let Some((placeholder, _)) = lent.placeholders.iter().find(|(_, secret)| *secret == name) {
+            return Ok(placeholder.clone());
+        }
+        // Drawn anew for each call, so that a payload cannot bring a placeholder along and have it filled in.
+        let placeholder = format!("tomada-secret-{}", hex::encode(random_bytes::<16>()));
+        lent.placeholders.push((placeholder.clone(), name));
+        Ok(placeholder)
+    }
+
+    fn hmac_sha256(&mut self, name: String, data: Vec<u8>) -> Result<Vec<u8>, secrets::Error> {
+        let lent = self.lent_secret(&name)?;
+        let value = lent.endpoint.secrets.get(&name).map_or(&b""[..], |value| value);
+        let key = standard_webhooks_key(value);
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length");
+        mac.update(&data);
+        Ok(mac.finalize().into_bytes().to_vec())
+    }
+}
+
+/// A `whsec_…` value stands for the bytes that its base64 holds (Standard Webhooks); any other for itself.
+fn standard_webhooks_key(value: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    use base64::Engine as _;
+    let decoded = value
+        .strip_prefix(b"whsec_")
+        .and_then(|encoded| base64::engine::general_purpose::STANDARD.decode(encoded).ok());
+    decoded.map_or(value.into(), Into::into)
+}
+
+impl State {
+    fn lent_secret(&mut self, name: &str) -> Result<&mut Lent, secrets::Error> {
+        let missing = |why| Err(secrets::Error::Missing(why));
+        let Some(lent) = &mut self.lent else { return missing("a mapping has no secrets".into()) };
+        if !lent.endpoint.secrets.contains_key(name) {
+            let endpoint = &lent.endpoint.name;
+            return missing(format!("endpoint {endpoint:?} has no secret {name:?}: add it to its `secrets`"));
+        }
+        if !lent.declared_secrets.iter().any(|declared| declared == name) {
+            return missing(format!("the manifest does not declare the secret {name:?}: add it to `secrets` there"));
+        }
+        Ok(lent)
+    }
+}
+
+impl clock::Host for State {
+    fn now_ms(&mut self) -> u64 {
+        self.lent.as_ref().map_or(0, |lent| lent.clock.now_ms())
+    }
+}
+
+impl random::Host for State {
+    fn bytes(&mut self, len: u32) -> Vec<u8> {
+        let mut bytes = vec![0; len.min(MAX_RANDOM) as usize];
+        getrandom::fill(&mut bytes).expect("the system has a random generator");
+        bytes
+    }
+}

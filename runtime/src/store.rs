@@ -1,0 +1,113 @@
+//! The truth: one narrow trait, each method one transaction. SQL is nowhere else.
+
+pub(crate) mod rows;
+pub(crate) mod sqlite;
+
+use async_trait::async_trait;
+
+use crate::delivery::{Delivery, Settlement};
+use crate::event::{DeliveryId, EventId, NewEvent};
+use rows::*;
+
+/// What a caller can act upon.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// What was asked does not go together with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// The database's own text names columns and values; it is for the log of the process, never for an answer.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+impl StoreError {
+    /// Whether one row is to blame, and not the database as a whole.
+    pub(crate) fn is_row_fault(&self) -> bool {
+        match self {
+            StoreError::Database(sqlx::Error::Database(error)) => error.kind() != sqlx::error::ErrorKind::Other,
+            StoreError::Database(sqlx::Error::Encode(_)) => true,
+            StoreError::Database(_) => false,
+            StoreError::NotFound(_) | StoreError::Conflict(_) => true,
+        }
+    }
+}
+
+pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// One piece of work for the committer.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Accept(NewEvent),
+    Settle(Box<Settlement>),
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// The event that the key stands for: this one, or the one that was first.
+    Accepted { id: EventId, duplicate: bool },
+    /// `emitted[i]`: whether the i-th emitted event is new.
+    Settled { emitted: Vec<bool> },
+    /// The delivery was no longer this node's: nothing was changed.
+    Stale,
+}
+
+#[async_trait]
+pub(crate) trait Store: Send + Sync + 'static {
+    // The hot path.
+
+    /// Accepts events and settles deliveries in one durable transaction; answers in the order of the work.
+    async fn commit(&self, node: i64, work: &[Work]) -> Result<Vec<Done>>;
+    /// Takes up to `limit` owed deliveries of an endpoint that nobody holds, best first.
+    async fn claim(&self, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>>;
+    /// Takes up to `limit` deliveries whose time has come out of the retry queue. Those with an ordering key go back
+    /// to the table, where the claim keeps their order.
+    async fn promote(&self, node: i64, now_ms: u64, limit: u32) -> Result<Promoted>;
+    /// When the next delivery of the retry queue is due.
+    async fn next_due(&self) -> Result<Option<u64>>;
+    /// Endpoints with owed deliveries that nobody holds.
+    async fn backlog(&self) -> Result<Vec<i64>>;
+
+    // A node's life.
+
+    /// Registers a node and puts what earlier ones held back into the table. Answers its id and how many those were.
+    async fn join(&self, now_ms: u64) -> Result<(i64, u64)>;
+    /// Hands back what this node holds.
+    async fn leave(&self, node: i64, now_ms: u64) -> Result<()>;
+
+    // The catalog.
+
+    async fn catalog(&self) -> Result<CatalogRows>;
+    /// Makes the catalog match; rows that deliveries may still point to are kept, marked as removed.
+    async fn put_catalog(&self, change: &CatalogChange, now_ms: u64) -> Result<()>;
+    /// Pauses with a reason, or resumes with none; resuming makes held deliveries owed again.
+    async fn pause(&self, endpoint: i64, reason: Option<&str>) -> Result<()>;
+
+    // Connectors.
+
+    /// Stores a version unless its digest is known under this name; activates it when asked. Answers its row.
+    async fn put_version(&self, version: &NewVersion, activate: bool, now_ms: u64) -> Result<VersionRow>;
+    async fn activate(&self, name: &str, digest: &str) -> Result<()>;
+    async fn connectors(&self) -> Result<Vec<ConnectorRow>>;
+    async fn versions(&self) -> Result<Vec<VersionRow>>;
+    async fn component(&self, version: i64) -> Result<Vec<u8>>;
+
+    // What operators look at.
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>>;
+    async fn event(&self, id: EventId) -> Result<EventDetail>;
+    async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>>;
+    /// Makes one settled delivery owed again, with its attempts kept and its charge forgotten.
+    async fn replay(&self, delivery: DeliveryId) -> Result<()>;
+    /// Makes up to `limit` dead letters owed again, oldest first. Answers how many.
+    async fn replay_dead(&self, endpoint: Option<i64>, limit: u32) -> Result<u64>;
+    /// Deliveries by endpoint and state, delivered ones left out.
+    async fn unfinished(&self) -> Result<Vec<(i64, i64, u64)>>;
+
+    // Keys.
+
+    async fn put_key(&self, key: &KeyRow) -> Result<()>;
+    async fn key(&self, id: &str) -> Result<Option<KeyRow>>;
+}

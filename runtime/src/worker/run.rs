@@ -1,0 +1,218 @@
+//! One try of one delivery: mapping, then connector, and what came of it. The one place where plugins and deliveries
+//! meet.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Shop;
+use crate::catalog::{Catalog, Endpoint};
+use crate::config::is_event_type;
+use crate::delivery::{Attempt, Delivery, Outcome};
+use crate::event::{Event, EventId, NewEvent};
+use crate::ingress::key::Key;
+use crate::plugin::{Detail, Emitted, Failure, Fault, MAX_PAYLOAD, Mapped, Receipt, Version};
+
+/// Events of one receipt, bytes of one payload, and of all of them.
+const MAX_EMITTED: usize = 256;
+const MAX_EMITTED_BYTES: usize = 1 << 20;
+const MAX_EMITTED_TOTAL: usize = 4 << 20;
+/// Bytes of a message that is kept.
+const MAX_MESSAGE: usize = 1024;
+
+pub(crate) struct Tried {
+    pub(crate) attempt: Attempt,
+    pub(crate) emitted: Vec<NewEvent>,
+}
+
+/// How it ended, before it is dressed as an attempt.
+struct End {
+    outcome: Outcome,
+    http_status: Option<u16>,
+    code: Option<String>,
+    message: Option<String>,
+    retry_after_ms: Option<u64>,
+    emitted: Vec<NewEvent>,
+}
+
+/// What ran, for the record.
+#[derive(Default)]
+struct Ran {
+    connector: Option<Arc<Version>>,
+    mapping: Option<Arc<Version>>,
+    log: Option<String>,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a duration for the record, not a time that anything depends on")]
+pub(crate) async fn run(shop: &Shop, delivery: &Delivery) -> Tried {
+    let (started, started_ms) = (Instant::now(), shop.clock.now_ms());
+    let catalog = shop.catalog.get();
+    let mut ran = Ran::default();
+    let end = attempt(shop, &catalog, delivery, &mut ran).await;
+    let failed = !matches!(end.outcome, Outcome::Delivered | Outcome::Skipped);
+    let attempt = Attempt {
+        started_ms,
+        duration_us: started.elapsed().as_micros() as u64,
+        outcome: end.outcome,
+        http_status: end.http_status,
+        code: end.code,
+        message: end.message,
+        retry_after_ms: end.retry_after_ms,
+        connector_version: ran.connector.map(|version| version.id),
+        mapping_version: ran.mapping.map(|version| version.id),
+        log: ran.log.filter(|_| failed),
+    };
+    Tried { attempt, emitted: end.emitted }
+}
+
+async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut Ran) -> End {
+    let Some(endpoint) = catalog.endpoints.get(&delivery.endpoint).filter(|endpoint| !endpoint.removed) else {
+        return End::refused("the endpoint is no longer configured: configure it again, then replay");
+    };
+    let mapping = catalog.route(delivery.route).and_then(|route| route.mapping.as_ref());
+    let payload = match mapping {
+        None => delivery.event.payload.clone(),
+        Some(mapping) => {
+            let Some(version) = shop.plugins.active(&mapping.component) else {
+                let component = &mapping.component;
+                return End::refused(&format!("mapping {}: there is no component {component}: push it", mapping.name));
+            };
+            ran.mapping = Some(version.clone());
+            let called = shop.plugins.map(&version, mapping, delivery).await;
+            ran.log = called.log;
+            match called.result {
+                Ok(Ok(Mapped::Payload(payload))) if payload.len() <= MAX_PAYLOAD => Bytes::from(payload),
+                Ok(Ok(Mapped::Payload(payload))) => {
+                    let size = payload.len();
+                    return End::of(
+                        Outcome::TooLarge,
+                        "mapped-too-large",
+                        &format!("the mapping made {size} bytes, at most {MAX_PAYLOAD} are delivered"),
+                    );
+                }
+                Ok(Ok(Mapped::Skip(reason))) => return End::of(Outcome::Skipped, "skipped", &reason),
+                Ok(Err(detail)) => return End::detailed(Outcome::MappingFailed, detail),
+                Err(fault) => return End::fault(&fault),
+            }
+        }
+    };
+    let Some(version) = shop.plugins.active(&endpoint.connector) else {
+        return End::refused(&format!("there is no connector {}: push it", endpoint.connector));
+    };
+    ran.connector = Some(version.clone());
+    let called = shop.plugins.handle(&version, endpoint, delivery, &payload).await;
+    if called.log.is_some() {
+        ran.log = called.log;
+    }
+    match called.result {
+        Ok(Ok(receipt)) => received(shop, catalog, endpoint, delivery, receipt),
+        Ok(Err(failure)) => failed(failure),
+        Err(fault) => End::fault(&fault),
+    }
+}
+
+/// A receipt, with the events that it gives rise to.
+fn received(shop: &Shop, catalog: &Catalog, endpoint: &Endpoint, delivery: &Delivery, receipt: Receipt) -> End {
+    if let Err(end) = check_emitted(&receipt.emitted) {
+        return end;
+    }
+    let emit = |(at, emitted): (usize, Emitted)| {
+        let now_ms = shop.clock.now_ms();
+        let key = emitted.idempotency_key.unwrap_or_else(|| format!("{}/{at}", delivery.id));
+        let payload = Bytes::from(emitted.payload);
+        NewEvent {
+            deliveries: catalog.owed(&emitted.event_type, &payload, delivery.queue, &shop.ids, now_ms),
+            // No source can be named so: what a connector emits never passes for a webhook's duplicate.
+            key: Key::given(&format!("endpoint:{}", endpoint.name), &key),
+            event: Arc::new(Event {
+                id: EventId(shop.ids.next(now_ms)),
+                source: endpoint.name.clone(),
+                event_type: emitted.event_type.into(),
+                created_ms: now_ms,
+                content_type: "application/json".into(),
+                headers: Vec::new(),
+                payload,
+                parent: Some(delivery.id),
+            }),
+        }
+    };
+    End {
+        outcome: Outcome::Delivered,
+        http_status: receipt.http_status,
+        code: None,
+        message: receipt.note.map(|note| bounded(&note)),
+        retry_after_ms: None,
+        emitted: receipt.emitted.into_iter().enumerate().map(emit).collect(),
+    }
+}
+
+fn check_emitted(emitted: &[Emitted]) -> Result<(), End> {
+    let total: usize = emitted.iter().map(|emitted| emitted.payload.len()).sum();
+    let largest = emitted.iter().map(|emitted| emitted.payload.len()).max().unwrap_or(0);
+    if emitted.len() > MAX_EMITTED || largest > MAX_EMITTED_BYTES || total > MAX_EMITTED_TOTAL {
+        let count = emitted.len();
+        let message = format!(
+            "the receipt emits {count} events with {total} bytes, at most {MAX_EMITTED} with {MAX_EMITTED_TOTAL} bytes \
+             ({MAX_EMITTED_BYTES} each) are accepted"
+        );
+        return Err(End::of(Outcome::TooLarge, "emitted-too-large", &message));
+    }
+    match emitted.iter().find(|emitted| !is_event_type(&emitted.event_type)) {
+        Some(wrong) => {
+            let message =
+                format!("the receipt emits {:?}, which is no event type: use a-z 0-9 . _ -", wrong.event_type);
+            Err(End::of(Outcome::Rejected, "emitted-invalid", &message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn failed(failure: Failure) -> End {
+    match failure {
+        Failure::Transient(detail) => End::detailed(Outcome::Transient, detail),
+        Failure::Unauthorized(detail) => End::detailed(Outcome::Unauthorized, detail),
+        Failure::Rejected(detail) => End::detailed(Outcome::Rejected, detail),
+        Failure::Misconfigured(detail) => End::detailed(Outcome::Misconfigured, detail),
+        Failure::RateLimited(limit) => {
+            End { retry_after_ms: limit.retry_after_ms, ..End::detailed(Outcome::RateLimited, limit.detail) }
+        }
+    }
+}
+
+impl End {
+    fn of(outcome: Outcome, code: &str, message: &str) -> End {
+        End {
+            outcome,
+            http_status: None,
+            code: Some(bounded(code)),
+            message: Some(bounded(message)),
+            retry_after_ms: None,
+            emitted: Vec::new(),
+        }
+    }
+
+    fn detailed(outcome: Outcome, detail: Detail) -> End {
+        End { http_status: detail.http_status, ..End::of(outcome, &detail.code, &detail.message) }
+    }
+
+    fn refused(why: &str) -> End {
+        End::of(Outcome::Refused, "refused", why)
+    }
+
+    fn fault(fault: &Fault) -> End {
+        let (outcome, code) = match fault {
+            Fault::Trapped(_) => (Outcome::Trapped, "trapped"),
+            Fault::TimedOut(_) => (Outcome::TimedOut, "timed-out"),
+            Fault::OutOfMemory(_) => (Outcome::OutOfMemory, "out-of-memory"),
+            Fault::TooLarge(_) => (Outcome::TooLarge, "too-large"),
+            Fault::Refused(_) => (Outcome::Refused, "refused"),
+        };
+        End::of(outcome, code, &fault.to_string())
+    }
+}
+
+/// What a guest says is bounded and cannot move an operator's cursor.
+fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_MESSAGE)].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
