@@ -1,0 +1,113 @@
+//! kill -9 at any moment: what was acknowledged is delivered or dead-lettered, and nothing else is.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::eventually;
+use crate::harness::partner::{Partner, source};
+use crate::harness::process::HubProcess;
+use crate::harness::target::Target;
+
+const PATH: &str = "/webhooks/partner/order";
+const CONNECTIONS: usize = 16;
+
+/// What came of a number of crashes.
+struct Ledger {
+    acknowledged: HashSet<String>,
+    arrived: HashSet<String>,
+    dead: HashSet<String>,
+}
+
+impl Ledger {
+    fn missing(&self) -> usize {
+        self.acknowledged.iter().filter(|id| !self.arrived.contains(*id) && !self.dead.contains(*id)).count()
+    }
+}
+
+/// Kills the hub `crashes` times under load, lets the last one finish, and compares.
+async fn crash(crashes: u64, fault: Option<&str>) -> Ledger {
+    let target = Target::start().await;
+    let directory = TempDir::new().expect("a directory");
+    let config = directory.path().join("tomada.toml");
+    let mut toml = source(PATH, "order.created");
+    toml += &target.endpoint("shop");
+    toml += "retry = { attempts = 20, delays_s = [0.05], jitter = 0 }\n";
+    toml += &format!("[connectors.webhook]\nfile = {:?}\n", crate::harness::components::path("webhook"));
+    toml += "[[routes]]\nevent = \"order.created\"\nendpoint = \"shop\"\n";
+    std::fs::write(&config, toml).expect("the configuration is written");
+    let data = directory.path().join("hub");
+
+    let acknowledged = Arc::new(Mutex::new(HashSet::new()));
+    let number = Arc::new(AtomicU64::new(0));
+    for crash in 0..crashes {
+        let hub = HubProcess::start(&data, &config, fault).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let load: Vec<_> = (0..CONNECTIONS)
+            .map(|_| tokio::spawn(send(hub.url.clone(), acknowledged.clone(), number.clone(), stop.clone())))
+            .collect();
+        // Moments spread over what a hub does after its start: 0 to 150 ms, by the golden ratio.
+        let moment = Duration::from_micros((crash as f64 * 0.618_034).fract().mul_add(150_000.0, 0.0) as u64);
+        let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
+        hub.kill();
+        stop.store(true, Ordering::Relaxed);
+        for task in load {
+            task.await.expect("the load ends");
+        }
+    }
+    let hub = HubProcess::start(&data, &config, None).await;
+    eventually("all is delivered", async || {
+        let endpoint = hub.get("/api/endpoints").await["items"][0].clone();
+        endpoint["owed"] == 0 && endpoint["waiting"] == 0
+    })
+    .await;
+    let mut dead = HashSet::new();
+    for letter in hub.get("/api/dead-letters?limit=500").await["items"].as_array().expect("items") {
+        dead.insert(letter["event"].as_str().expect("an id").to_owned());
+    }
+    let arrived = target.got().iter().map(|got| got.header("x-event-id").to_owned()).collect();
+    let acknowledged = acknowledged.lock().expect("unpoisoned").clone();
+    check_unexpected(&data, &hub, &target).await;
+    Ledger { acknowledged, arrived, dead }
+}
+
+/// What arrived was accepted: each of the ids that the target saw is an event of the hub.
+async fn check_unexpected(_data: &Path, hub: &HubProcess, target: &Target) {
+    let got = target.got();
+    for got in got.iter().step_by(1 + got.len() / 200) {
+        let event: Value = hub.get(&format!("/api/events/{}", got.header("x-event-id"))).await;
+        assert_eq!(event["type"], "order.created");
+    }
+}
+
+async fn send(url: String, acknowledged: Arc<Mutex<HashSet<String>>>, number: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
+    let Ok(client) = tokio::spawn(async move { Partner::of(&url, PATH).await }).await else { return };
+    let mut partner = client;
+    while !stop.load(Ordering::Relaxed) {
+        let order = number.fetch_add(1, Ordering::Relaxed);
+        let Ok(answer) = partner.try_send(&json!({ "order": order })).await else { return };
+        if answer.status == 202 {
+            let accepted: Value = answer.json().expect("JSON");
+            acknowledged.lock().expect("unpoisoned").insert(accepted["id"].as_str().expect("an id").to_owned());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_crashes_lose_nothing() {
+    let ledger = crash(100, None).await;
+    assert!(ledger.acknowledged.len() > 1000, "only {} were acknowledged", ledger.acknowledged.len());
+    assert_eq!(ledger.missing(), 0, "of {} acknowledged ones", ledger.acknowledged.len());
+}
+
+/// The harness itself: when the hub says yes before the commit, it must see that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_before_the_commit_would_be_caught() {
+    let ledger = crash(5, Some("ack-before-commit")).await;
+    assert!(ledger.missing() > 0, "none of {} was lost", ledger.acknowledged.len());
+}

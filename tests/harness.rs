@@ -1,0 +1,162 @@
+//! What the tests stand on: a hub in this process with a clock that they move, or as a process that they kill; a target
+//! that answers as it is told and remembers what it got; partners that sign.
+
+pub(crate) mod components;
+pub(crate) mod misfits;
+pub(crate) mod partner;
+pub(crate) mod process;
+pub(crate) mod target;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tomada::app::{Hub, Options};
+use tomada::client::{Answer, Client};
+use tomada::clock::Clock;
+use tomada::config::{self, Config};
+
+/// Longest wait for something that has to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the clocks of the tests stand at first: 2026-01-01.
+pub(crate) const START_MS: u64 = 1_767_225_600_000;
+
+pub(crate) struct TestHub {
+    pub(crate) clock: Clock,
+    pub(crate) url: String,
+    key: String,
+    hub: Option<Hub>,
+    data: Option<TempDir>,
+}
+
+impl TestHub {
+    /// A hub on an empty directory, with the configuration and whatever components it names.
+    pub(crate) async fn start(toml: &str) -> TestHub {
+        TestHub::start_with(TempDir::new().expect("a directory for the hub"), parse(toml)).await
+    }
+
+    /// The same, with a configuration that was read elsewhere.
+    pub(crate) async fn start_with(data: TempDir, config: Config) -> TestHub {
+        TestHub::start_on(data, Clock::manual(START_MS), Some(config)).await
+    }
+
+    async fn start_on(data: TempDir, clock: Clock, config: Option<Config>) -> TestHub {
+        let config = config.map(|config| {
+            let components = components_of(&config);
+            (config, components)
+        });
+        let hub = Hub::start(Options {
+            data: data.path().join("hub"),
+            listen: ([127, 0, 0, 1], 0).into(),
+            clock: clock.clone(),
+            compiler: components::tomada(),
+            config,
+        })
+        .await
+        .expect("the hub starts");
+        TestHub { clock, url: hub.url.clone(), key: hub.admin_key.clone(), hub: Some(hub), data: Some(data) }
+    }
+
+    /// Stops the hub and starts it on the same directory, without a configuration: what it knows is in the database.
+    pub(crate) async fn restart(mut self) -> TestHub {
+        self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+        let data = self.data.take().expect("it has a directory");
+        TestHub::start_on(data, self.clock.clone(), None).await
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        read(self.client().await.get(path).await.expect("an answer"))
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        read(self.client().await.post(path, body.to_string()).await.expect("an answer"))
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Vec<u8>) -> Answer {
+        self.client().await.put(path, body).await.expect("an answer")
+    }
+
+    /// The event with its deliveries, once `done` says so.
+    pub(crate) async fn event_when(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        let mut client = self.client().await;
+        loop {
+            let event = read(client.get(&format!("/api/events/{id}?payload=true")).await.expect("an answer"));
+            if done(&event) {
+                return event;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it did not happen in time; the event is {event:#}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The event, once all its deliveries have this status.
+    pub(crate) async fn event_with(&self, id: &str, status: &str) -> Value {
+        self.event_when(id, |event| statuses(event).iter().all(|found| found == status)).await
+    }
+
+    /// Ends the test: nothing may be left over that the test does not name.
+    pub(crate) async fn finish(mut self, left_over: &[(&str, &str, u64)]) {
+        let endpoints = self.get("/api/endpoints").await;
+        for endpoint in endpoints["items"].as_array().expect("items") {
+            for state in ["owed", "waiting", "held", "dead"] {
+                let name = endpoint["name"].as_str().expect("a name");
+                let expected = left_over.iter().find(|(n, s, _)| *n == name && *s == state).map_or(0, |found| found.2);
+                assert_eq!(endpoint[state], expected, "{name} has {state} deliveries left: {endpoint:#}");
+            }
+        }
+        self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+    }
+}
+
+impl Drop for TestHub {
+    fn drop(&mut self) {
+        if self.hub.is_some() && !std::thread::panicking() {
+            panic!("the test did not call finish() or restart()");
+        }
+    }
+}
+
+pub(crate) fn statuses(event: &Value) -> Vec<String> {
+    let deliveries = event["deliveries"].as_array().expect("deliveries");
+    deliveries.iter().map(|delivery| delivery["status"].as_str().expect("a status").to_owned()).collect()
+}
+
+/// The attempts of an event's only delivery.
+pub(crate) fn attempts(event: &Value) -> &Vec<Value> {
+    assert_eq!(statuses(event).len(), 1, "one delivery: {event:#}");
+    event["deliveries"][0]["attempt_list"].as_array().expect("attempts")
+}
+
+fn parse(toml: &str) -> Config {
+    config::parse(toml, "test.toml").unwrap_or_else(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        panic!("the test's configuration:\n{}", lines.join("\n"))
+    })
+}
+
+fn components_of(config: &Config) -> BTreeMap<String, Vec<u8>> {
+    let endpoints = config.endpoints.values().map(|endpoint| endpoint.connector.as_str());
+    let mappings = config.mappings.values().map(|mapping| mapping.component.as_str());
+    endpoints.chain(mappings).map(|name| (name.to_owned(), components::read(name))).collect()
+}
+
+fn read(answer: Answer) -> Value {
+    let status = answer.status;
+    let body = answer.ok().unwrap_or_else(|problem| panic!("{status}: {problem}"));
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+/// Waits for a condition that nobody tells about.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition().await {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not happen within {} s", PATIENCE.as_secs());
+        tokio::task::yield_now().await;
+    }
+}

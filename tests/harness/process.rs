@@ -1,0 +1,57 @@
+//! The hub as a process of its own, which can be killed.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tomada::client::{Client, Running};
+
+use super::components;
+
+pub(crate) struct HubProcess {
+    child: Child,
+    pub(crate) url: String,
+    key: String,
+}
+
+impl HubProcess {
+    /// Starts it on a directory, perhaps one that a killed hub left, and waits until it is ready.
+    pub(crate) async fn start(data: &Path, config: &Path, fault: Option<&str>) -> HubProcess {
+        // What a killed one left would be taken for this one's.
+        let _ = std::fs::remove_file(data.join("hub.json"));
+        let mut command = Command::new(components::tomada());
+        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--config"]).arg(config);
+        command.env("TOMADA_LOG", "error").stdin(Stdio::null());
+        if let Some(fault) = fault {
+            command.env("TOMADA_FAULT", fault);
+        }
+        let mut child = command.spawn().expect("the hub starts");
+        let mut running = None;
+        super::eventually("the hub is ready", async || {
+            let ended = child.try_wait().expect("its state can be read");
+            assert!(ended.is_none(), "the hub ended at once: {ended:?}");
+            running = Running::read(data).ok();
+            running.is_some()
+        })
+        .await;
+        let key = tomada::client::admin_key(data).expect("a key");
+        HubProcess { child, url: running.expect("it is there").url, key }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it has ended");
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let mut client = Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers");
+        client.get(path).await.expect("an answer").json().expect("JSON")
+    }
+}
+
+impl Drop for HubProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,11 @@
+//! The hub's promises, tested through its doors: whatever is inside may be rewritten, and these stay.
+
+mod crash;
+mod fairness;
+mod harness;
+mod hostile;
+mod ingress;
+mod layers;
+mod lead;
+mod retry;
+mod swap;
