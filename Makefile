@@ -1,0 +1,37 @@
+# Two commands: `make run` shows the hub at work, `make test` proves that it keeps its promises.
+
+CARGO ?= cargo
+HUB = target/debug/tomada
+CONNECTORS = $(dir $(wildcard connectors/*/Cargo.toml))
+GUESTS = $(dir $(wildcard tests/guests/*/Cargo.toml))
+
+.PHONY: run test components toolchain hub bench lint clean
+
+run: components
+	$(HUB) demo
+
+test: components
+	$(CARGO) test --workspace --exclude 'tomada-guest-*'
+
+hub:
+	$(CARGO) build -p tomada
+
+# Connectors and the tests' guests, as components in target/components.
+components: hub toolchain
+	$(HUB) connector build $(CONNECTORS) $(GUESTS)
+
+# What compiles them: rustup's target where it can be had, else Debian's toolchain.
+toolchain:
+	@.ci/wasm-toolchain
+
+bench: components
+	$(CARGO) build --release -p tomada
+	target/release/tomada bench ingest --compare axum
+	target/release/tomada bench e2e
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean:
+	$(CARGO) clean
