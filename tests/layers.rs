@@ -34,6 +34,7 @@ const FLOORS: &[&[&str]] = &[
 /// Who may name an outside crate that has one place in the house.
 const CRATES: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
+    ("rusqlite", &["store"]),
     ("wasmtime", &["plugin"]),
     ("wasmparser", &["plugin::manifest"]),
     ("wit_component", &["plugin::manifest", "toolchain"]),

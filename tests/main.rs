@@ -1,5 +1,7 @@
 //! The hub's promises, tested through its doors: whatever is inside may be rewritten, and these stay.
 
+#![allow(clippy::disallowed_methods, reason = "the patience of tests is measured")]
+
 mod crash;
 mod fairness;
 mod harness;

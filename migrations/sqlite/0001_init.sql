@@ -98,10 +98,12 @@ create index integration_events_parent on integration_events (parent_id) where p
 
 -- What makes an event one event. Its own table, so that the unique index is all there is of it.
 create table idempotency_keys (
-    hash blob primary key,
+    -- source, NUL, key
+    key blob primary key,
     event_id integer not null
 ) without rowid;
 
+-- A delivery's id follows its event's (event_id < id < event_id + 64): an event's deliveries are a range of ids.
 create table webhook_deliveries (
     id integer primary key,
     event_id integer not null,
@@ -118,7 +120,6 @@ create table webhook_deliveries (
     -- Hash of the key in whose order deliveries to this endpoint go out.
     ordering_key integer
 );
-create index webhook_deliveries_event on webhook_deliveries (event_id);
 -- The claim: an endpoint's deliveries that nobody holds, best first. Per endpoint, so that one endpoint's backlog
 -- never stands in another's way.
 create index webhook_deliveries_owed on webhook_deliveries (node_id, endpoint_id, priority desc, id) where status = 0;

@@ -153,7 +153,7 @@ fn store_problem(error: StoreError) -> Problem {
     match error {
         StoreError::NotFound(what) => Problem::new(StatusCode::NOT_FOUND, format!("{what} does not exist")),
         StoreError::Conflict(why) => Problem::new(StatusCode::CONFLICT, why),
-        StoreError::Database(_) => {
+        StoreError::Row(_) | StoreError::Database(_) => {
             tracing::error!(%error, "a request failed");
             Problem::busy("the database did not answer")
         }

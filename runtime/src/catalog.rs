@@ -2,13 +2,14 @@
 //! A snapshot that readers hold while they work; a change makes a new one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
-use crate::clock::Ids;
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::ID_STRIDE;
 use crate::config::{self, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, SecretRef};
-use crate::event::{DeliveryId, NewDelivery, Place};
+use crate::event::{DeliveryId, EventId, NewDelivery, Place};
 use crate::ingress::key::pointer;
 use crate::ingress::verify::Scheme;
 use crate::outbound::Policy;
@@ -44,6 +45,8 @@ pub(crate) struct Endpoint {
     pub(crate) connector: Arc<str>,
     /// JSON.
     pub(crate) settings: String,
+    /// The hosts of the settings that are URLs, which a manifest may refer to as `settings.<key>`.
+    pub(crate) setting_hosts: HashMap<String, String>,
     pub(crate) policy: Policy,
     pub(crate) secrets: HashMap<String, Vec<u8>>,
     pub(crate) concurrency: u32,
@@ -156,6 +159,7 @@ impl Catalog {
                 name: row.name.as_str().into(),
                 connector: endpoint.connector.as_str().into(),
                 settings: serde_json::Value::Object(endpoint.settings.clone()).to_string(),
+                setting_hosts: setting_hosts(&endpoint.settings),
                 policy,
                 secrets,
                 concurrency: endpoint.concurrency,
@@ -195,6 +199,13 @@ impl Catalog {
             }
         }
 
+        for (event, routes) in &routes_by_event {
+            if routes.len() as i64 >= ID_STRIDE {
+                let (count, most) = (routes.len(), ID_STRIDE - 1);
+                problems.push(format!("{count} routes take {event:?}: at most {most} can"));
+            }
+        }
+
         if problems.is_empty() {
             Ok(Catalog { config, webhooks, endpoints, queues, routes, routes_by_event })
         } else {
@@ -205,17 +216,18 @@ impl Catalog {
     /// What is owed because of an event: one delivery for each route of its type whose filter it passes.
     pub(crate) fn owed(
         &self,
+        event: EventId,
         event_type: &str,
         payload: &[u8],
         default_queue: i64,
-        ids: &Ids,
         now_ms: u64,
     ) -> Vec<NewDelivery> {
         let Some(routes) = self.routes_by_event.get(event_type) else { return Vec::new() };
         let passing = routes.iter().filter(|route| route.filter.as_ref().is_none_or(|filter| passes(filter, payload)));
         passing
-            .map(|route| NewDelivery {
-                id: DeliveryId(ids.next(now_ms)),
+            .zip(event.0 + 1..)
+            .map(|(route, id)| NewDelivery {
+                id: DeliveryId(id),
                 endpoint: route.endpoint,
                 route: route.id,
                 queue: route.queue.unwrap_or(default_queue),
@@ -262,6 +274,11 @@ fn read<T: serde::de::DeserializeOwned>(json: &str, kind: &str, name: &str, prob
     serde_json::from_str(json).map_err(|error| problems.push(format!("{kind} {name:?}: {error}"))).ok()
 }
 
+fn setting_hosts(settings: &serde_json::Map<String, serde_json::Value>) -> HashMap<String, String> {
+    let host = |value: &serde_json::Value| Some(url::Url::parse(value.as_str()?).ok()?.host_str()?.to_owned());
+    settings.iter().filter_map(|(key, value)| Some((key.clone(), host(value)?))).collect()
+}
+
 fn resolve_all(references: &[SecretRef]) -> Result<Vec<Vec<u8>>, String> {
     references.iter().map(resolve).collect()
 }
@@ -281,10 +298,11 @@ fn passes(filter: &Filter, payload: &[u8]) -> bool {
 
 /// Events without a value at the pointer are one lane of their own.
 fn ordering_key(at: &str, payload: &[u8]) -> i64 {
-    let mut hasher = DefaultHasher::new();
-    at.hash(&mut hasher);
-    pointer(payload, at).map(|value| value.to_string()).hash(&mut hasher);
-    hasher.finish() as i64
+    let value = pointer(payload, at).map(|value| value.to_string()).unwrap_or_default();
+    let digest = Sha256::new().chain_update(at).chain_update([0]).chain_update(value).finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(first)
 }
 
 /// Where everybody finds the snapshot in force.

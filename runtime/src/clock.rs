@@ -57,18 +57,30 @@ impl Clock {
     }
 }
 
-/// Makes ids: 63 bits, ordered by time (42 bits of milliseconds, 21 of sequence), unique within a process and, by the
-/// random start of the sequence, almost surely between processes. The primary key catches the rest.
-#[derive(Default)]
+/// Makes the ids of events: 63 bits, ordered by time (42 bits of milliseconds, 15 of sequence), the last [`ID_STRIDE`]
+/// left to the event's deliveries. Unique within a process and, by the random start of the sequence, almost surely
+/// between processes. The primary key catches the rest.
 pub(crate) struct Ids {
     last: AtomicI64,
+    /// Where the sequence starts in each millisecond. Drawn once: a draw for each id would be a system call.
+    start: i64,
+}
+
+/// Ids from one event to the next. A delivery's id follows its event's, so that an event's deliveries are found without
+/// an index of their own.
+pub(crate) const ID_STRIDE: i64 = 64;
+
+impl Default for Ids {
+    fn default() -> Ids {
+        Ids { last: AtomicI64::new(0), start: i64::from(random_u32() % (1 << 14)) * ID_STRIDE }
+    }
 }
 
 impl Ids {
     pub(crate) fn next(&self, now_ms: u64) -> i64 {
-        let fresh = ((now_ms as i64) << 21) | i64::from(random_u32() & 0xf_ffff);
-        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(fresh.max(last + 1)));
-        fresh.max(last.unwrap_or(0) + 1)
+        let fresh = ((now_ms as i64) << 21) | self.start;
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(fresh.max(last + ID_STRIDE)));
+        fresh.max(last.unwrap_or(0) + ID_STRIDE)
     }
 }
 

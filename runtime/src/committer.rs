@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::delivery::Settlement;
 use crate::event::{NewEvent, Place};
 use crate::queue::Queues;
-use crate::store::{Done, Store, Work};
+use crate::store::{Done, Store, StoreError, Work};
 
 /// Work that may wait for the next commit; a full channel is the sender's 503, not memory.
 const CHANNEL: usize = 8192;
@@ -46,21 +46,22 @@ pub(crate) enum CommitError {
 
 impl Committer {
     /// Starts the committer; it ends when the last clone of the handle is dropped and everything is answered.
-    pub(crate) fn start(
-        store: Arc<dyn Store>,
-        queues: Arc<Queues>,
-        node: i64,
-    ) -> (Committer, tokio::task::JoinHandle<()>) {
+    ///
+    /// It has a thread of its own: each statement is a hand-over to SQLite's thread and back, and between the tasks of
+    /// a busy runtime each way back would wait its turn.
+    pub(crate) fn start(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64) -> std::io::Result<Committer> {
         let (channel, tickets) = mpsc::channel(CHANNEL);
-        let task = tokio::spawn(run(store, queues, node, tickets));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new()
+            .name("committer".into())
+            .spawn(move || runtime.block_on(run(store, queues, node, tickets)))?;
         #[cfg(debug_assertions)]
         let ack_before_commit = std::env::var("TOMADA_FAULT").is_ok_and(|fault| fault == "ack-before-commit");
-        let committer = Committer {
+        Ok(Committer {
             channel,
             #[cfg(debug_assertions)]
             ack_before_commit,
-        };
-        (committer, task)
+        })
     }
 
     /// Says yes first and commits a little later.
@@ -143,7 +144,7 @@ async fn commit_or_split(store: &dyn Store, node: i64, work: &[Work]) -> Vec<Res
     while let Some(part) = todo.pop() {
         match store.commit(node, part).await {
             Ok(done) => outcome.extend(done.into_iter().map(Ok)),
-            Err(error) if part.len() == 1 || !error.is_row_fault() => {
+            Err(error) if part.len() == 1 || !matches!(error, StoreError::Row(_)) => {
                 tracing::error!(%error, rows = part.len(), "commit failed");
                 outcome.extend(part.iter().map(|_| Err(CommitError::Failed)));
             }

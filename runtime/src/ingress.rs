@@ -89,7 +89,7 @@ async fn receive(door: &Door, request: Request<Body>) -> Result<Response, Proble
         payload: body.clone(),
         parent: None,
     };
-    let deliveries = catalog.owed(&event.event_type, &body, webhook.queue, &door.ids, now_ms);
+    let deliveries = catalog.owed(event.id, &event.event_type, &body, webhook.queue, now_ms);
     accept(&door.committer, NewEvent { event: Arc::new(event), key, deliveries }).await
 }
 

@@ -253,7 +253,6 @@ pub(crate) struct Checked<'a> {
     granted: &'a Granted,
 }
 
-#[cfg(test)]
 impl Checked<'_> {
     /// Lower case, international names in punycode, IPv6 addresses in brackets; without the port.
     pub(crate) fn host(&self) -> &str {

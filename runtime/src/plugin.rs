@@ -20,7 +20,7 @@ use crate::delivery::Delivery;
 use crate::outbound::Outbound;
 use engine::{Cache, TICK, Ticker};
 use manifest::{Kind, Manifest};
-use state::{Lent, State};
+use state::{Declared, Lent, State};
 use v1::bindings::{connector, mapping, types};
 
 pub(crate) use types::{Detail, Emitted, Failure, Mapped, Receipt};
@@ -41,7 +41,7 @@ pub(crate) struct Version {
     /// connector_versions.id
     pub(crate) id: i64,
     pub(crate) manifest: Manifest,
-    declared_secrets: Arc<[String]>,
+    declared: Arc<Declared>,
     run: Run,
 }
 
@@ -146,8 +146,8 @@ impl Plugins {
     /// From now on calls by this name run this version.
     pub(crate) fn activate(&self, id: i64, manifest: Manifest, prepared: Prepared) {
         let name = manifest.name.clone();
-        let declared_secrets = manifest.secrets.clone().into();
-        let version = Arc::new(Version { id, manifest, declared_secrets, run: prepared.run });
+        let declared = Arc::new(Declared { hosts: manifest.hosts.clone(), secrets: manifest.secrets.clone() });
+        let version = Arc::new(Version { id, manifest, declared, run: prepared.run });
         self.active.insert(name, version);
     }
 
@@ -224,7 +224,7 @@ impl Plugins {
         let lent = Lent {
             outbound: self.outbound.clone(),
             endpoint: endpoint.clone(),
-            declared_secrets: version.declared_secrets.clone(),
+            declared: version.declared.clone(),
             clock: self.clock.clone(),
             deadline: tokio::time::Instant::now() + deadline,
             placeholders: Vec::new(),

@@ -27,6 +27,9 @@ const LOADED: i64 = 10_000;
 /// Payload bytes in memory, over all endpoints.
 const LOADED_BYTES: usize = 64 << 20;
 
+/// Where retries and replays run.
+const RETRY_QUEUE: &str = "integrations-retry";
+
 pub(crate) struct Queues {
     clock: Clock,
     queues: RwLock<HashMap<i64, Arc<Queue>>>,
@@ -41,6 +44,8 @@ pub(crate) struct Queues {
 /// One endpoint's share of the memory, and its gate.
 struct Lane {
     gate: Mutex<Gate>,
+    /// Queues that were refused because the endpoint was busy: they look again when somebody leaves.
+    refused: Mutex<Vec<Arc<Queue>>>,
     loaded: AtomicI64,
     /// The table holds deliveries for it: new ones queue up behind them.
     spilled: AtomicBool,
@@ -84,7 +89,12 @@ impl Queues {
                 Some(lane) => locked(&lane.gate).configure(limits, paused),
                 None => {
                     let gate = Mutex::new(Gate::new(limits, paused));
-                    let lane = Lane { gate, loaded: AtomicI64::new(0), spilled: AtomicBool::new(false) };
+                    let lane = Lane {
+                        gate,
+                        refused: Mutex::default(),
+                        loaded: AtomicI64::new(0),
+                        spilled: AtomicBool::new(false),
+                    };
                     self.endpoints.insert(endpoint.id, Arc::new(lane));
                 }
             }
@@ -159,8 +169,11 @@ impl Queues {
 
     fn push(&self, delivery: Delivery) {
         let queues = self.queues.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // What is tried again takes no worker from what is new.
+        let again = if delivery.tries > 0 { queues.values().find(|queue| queue.name == RETRY_QUEUE) } else { None };
+        let own = again.or_else(|| queues.get(&delivery.queue));
         // A delivery whose queue is gone goes to any other: the lowest id is the first that was declared.
-        let queue = queues.get(&delivery.queue).or_else(|| queues.iter().min_by_key(|(id, _)| **id).map(|(_, q)| q));
+        let queue = own.or_else(|| queues.iter().min_by_key(|(id, _)| **id).map(|(_, queue)| queue));
         if let Some(queue) = queue {
             locked(&queue.ready).push(delivery);
             queue.wake.notify_one();
@@ -168,12 +181,21 @@ impl Queues {
     }
 
     /// Takes up to `max` deliveries of a queue that may start now.
-    pub(crate) fn take(&self, queue: &Queue, max: usize) -> Taken {
+    pub(crate) fn take(&self, queue: &Arc<Queue>, max: usize) -> Taken {
         let now_ms = self.clock.now_ms();
         let mut ready = locked(&queue.ready);
-        let taken = ready.take(max, |endpoint| match self.lane(endpoint) {
-            Some(lane) => locked(&lane.gate).enter(now_ms),
-            None => gate::Entry::Paused,
+        let taken = ready.take(max, |endpoint| {
+            let Some(lane) = self.lane(endpoint) else { return gate::Entry::Paused };
+            // Both under the gate's lock: who leaves in between would not find the queue.
+            let mut gate = locked(&lane.gate);
+            let entry = gate.enter(now_ms);
+            if entry == gate::Entry::Busy {
+                let mut refused = locked(&lane.refused);
+                if !refused.iter().any(|known| Arc::ptr_eq(known, queue)) {
+                    refused.push(queue.clone());
+                }
+            }
+            entry
         });
         if ready.len() > 0 && taken.start.len() == max {
             queue.wake.notify_one();
@@ -184,10 +206,11 @@ impl Queues {
     /// A delivery that was taken is done, or put aside (no outcome).
     pub(crate) fn left(&self, endpoint: i64, outcome: Option<Outcome>, retry_after_ms: Option<u64>) {
         let Some(lane) = self.lane(endpoint) else { return };
-        let wanted = locked(&lane.gate).leave(outcome, retry_after_ms, self.clock.now_ms());
-        if wanted {
-            self.wake_all();
-        }
+        let mut gate = locked(&lane.gate);
+        gate.leave(outcome, retry_after_ms, self.clock.now_ms());
+        let refused = std::mem::take(&mut *locked(&lane.refused));
+        drop(gate);
+        refused.iter().for_each(|queue| queue.wake.notify_one());
     }
 
     /// The table has something for this endpoint.

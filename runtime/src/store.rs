@@ -17,19 +17,33 @@ pub(crate) enum StoreError {
     /// What was asked does not go together with what is there.
     #[error("{0}")]
     Conflict(String),
-    /// The database's own text names columns and values; it is for the log of the process, never for an answer.
+    /// The database refused this row. Its own text names columns and values; it is for the log of the process, never
+    /// for an answer. The same goes for the next one.
+    #[error("the database refused it: {0}")]
+    Row(BoxError),
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(BoxError),
 }
 
-impl StoreError {
-    /// Whether one row is to blame, and not the database as a whole.
-    pub(crate) fn is_row_fault(&self) -> bool {
-        match self {
-            StoreError::Database(sqlx::Error::Database(error)) => error.kind() != sqlx::error::ErrorKind::Other,
-            StoreError::Database(sqlx::Error::Encode(_)) => true,
-            StoreError::Database(_) => false,
-            StoreError::NotFound(_) | StoreError::Conflict(_) => true,
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> StoreError {
+        match &error {
+            sqlx::Error::Database(refusal) if refusal.kind() != sqlx::error::ErrorKind::Other => {
+                StoreError::Row(error.into())
+            }
+            _ => StoreError::Database(error.into()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+        match error.sqlite_error_code() {
+            Some(ConstraintViolation | TooBig | TypeMismatch) => StoreError::Row(error.into()),
+            _ => StoreError::Database(error.into()),
         }
     }
 }

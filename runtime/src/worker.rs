@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::catalog::Current;
 use crate::clock::{Clock, Ids, random_unit};
+use crate::config::Retry;
 use crate::committer::Committer;
 use crate::delivery::{Delivery, Next, Outcome, Settlement, after};
 use crate::plugin::Plugins;
@@ -119,13 +120,17 @@ impl Shop {
         done();
         let catalog = self.catalog.get();
         let endpoint = catalog.endpoints.get(&delivery.endpoint);
-        let retry = endpoint.map(|endpoint| endpoint.retry.clone()).unwrap_or_default();
+        let unknown = Retry::default();
+        let retry = endpoint.map_or(&unknown, |endpoint| &endpoint.retry);
         let now_ms = self.clock.now_ms();
-        let (next, charge) = after(outcome, retry_after_ms, &delivery, &retry, now_ms, random_unit());
+        let succeeded = matches!(outcome, Outcome::Delivered | Outcome::Skipped);
+        // Only a wait has a random share, and drawing one is a system call.
+        let random = if succeeded { 0.0 } else { random_unit() };
+        let (next, charge) = after(outcome, retry_after_ms, &delivery, retry, now_ms, random);
         if next == Next::Held {
             self.pause(&delivery, &attempt.message.clone().unwrap_or_default()).await;
         }
-        if !matches!(outcome, Outcome::Delivered | Outcome::Skipped) {
+        if !succeeded {
             tracing::warn!(
                 delivery = %delivery.id, event = %delivery.event.id, endpoint = catalog.endpoint_name(delivery.endpoint),
                 attempt = delivery.tries + 1, outcome = ?outcome, code = attempt.code, http_status = attempt.http_status,

@@ -159,7 +159,7 @@ pub(super) async fn publish(
     let event = NewEvent {
         // Without a key each publication is an event of its own: two equal ones may both be meant.
         key: Key::given(source, key.unwrap_or(&id.to_string())),
-        deliveries: catalog.owed(&publication.event_type, &payload, catalog.default_queue(), &office.ids, now_ms),
+        deliveries: catalog.owed(id, &publication.event_type, &payload, catalog.default_queue(), now_ms),
         event: Arc::new(Event {
             id,
             source: source.as_str().into(),

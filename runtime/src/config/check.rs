@@ -420,6 +420,6 @@ fn check_host(text: &str) -> Result<(), String> {
 fn is_network(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(network, port)| {
         network.parse::<ipnet::IpNet>().is_ok_and(|network| network == network.trunc())
-            && matches!(port.parse::<u16>(), Ok(1..))
+            && (port == "*" || matches!(port.parse::<u16>(), Ok(1..)))
     })
 }

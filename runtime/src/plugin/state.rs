@@ -27,11 +27,25 @@ pub(crate) struct State {
     pub(crate) lent: Option<Lent>,
 }
 
+/// What a connector's manifest asks for. The operator's grant is the other half: only what is in both is lent.
+pub(crate) struct Declared {
+    pub(crate) hosts: Vec<String>,
+    pub(crate) secrets: Vec<String>,
+}
+
+impl Declared {
+    /// Whether the manifest names this host: by itself, as the host of a setting, or as any that the operator grants.
+    pub(crate) fn host(&self, host: &str, endpoint: &Endpoint) -> bool {
+        let setting = |name: &str| name.strip_prefix("settings.").and_then(|key| endpoint.setting_hosts.get(key));
+        self.hosts.iter().any(|name| name == "*" || name == host || setting(name).is_some_and(|named| named == host))
+    }
+}
+
 /// What only a connector gets.
 pub(crate) struct Lent {
     pub(crate) outbound: Arc<Outbound>,
     pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) declared_secrets: Arc<[String]>,
+    pub(crate) declared: Arc<Declared>,
     pub(crate) clock: Clock,
     pub(crate) deadline: tokio::time::Instant,
     /// Placeholder and name of the secrets that this call has asked for.

@@ -28,8 +28,6 @@ pub(crate) struct Gate {
     limits: Limits,
     paused: bool,
     in_flight: u32,
-    /// Somebody was refused while it was busy, so a leave is worth a word.
-    wanted: bool,
     slow_until_ms: u64,
     /// GCRA (ITU-T I.371): when the next delivery would be due at an even pace, microseconds.
     due_us: u64,
@@ -49,7 +47,6 @@ impl Gate {
             limits,
             paused,
             in_flight: 0,
-            wanted: false,
             slow_until_ms: 0,
             due_us: 0,
             state: State::Closed { failures: 0 },
@@ -74,7 +71,6 @@ impl Gate {
         // A half-open breaker lets one through at a time.
         let most = if matches!(self.state, State::HalfOpen { .. }) { 1 } else { self.limits.concurrency };
         if self.in_flight >= most {
-            self.wanted = true;
             return Entry::Busy;
         }
         if now_ms < self.slow_until_ms {
@@ -94,8 +90,8 @@ impl Gate {
         Entry::Enter
     }
 
-    /// A delivery that had entered is done. Answers whether somebody waits for the place.
-    pub(crate) fn leave(&mut self, outcome: Option<Outcome>, retry_after_ms: Option<u64>, now_ms: u64) -> bool {
+    /// A delivery that had entered is done.
+    pub(crate) fn leave(&mut self, outcome: Option<Outcome>, retry_after_ms: Option<u64>, now_ms: u64) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match outcome {
             Some(Outcome::Transient | Outcome::TimedOut | Outcome::Trapped | Outcome::OutOfMemory) => {
@@ -109,7 +105,6 @@ impl Gate {
             Some(Outcome::Delivered | Outcome::Rejected) => self.succeeded(),
             _ => {}
         }
-        std::mem::take(&mut self.wanted)
     }
 
     fn failed(&mut self, now_ms: u64) {
@@ -157,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn concurrency_is_a_bound_and_a_leave_is_told() {
+    fn concurrency_is_a_bound() {
         let mut gate = gate(2, 0);
         assert_eq!([gate.enter(0), gate.enter(0), gate.enter(0)], [Entry::Enter, Entry::Enter, Entry::Busy]);
-        assert!(gate.leave(Some(Outcome::Delivered), None, 0));
+        gate.leave(Some(Outcome::Delivered), None, 0);
         assert_eq!(gate.enter(0), Entry::Enter);
     }
 

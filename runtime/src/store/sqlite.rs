@@ -1,33 +1,41 @@
 //! The embedded database: SQLite in WAL mode, every commit fsynced, one writer, readers beside it.
 
-use std::collections::HashMap;
+mod hot;
+
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteRow, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::block_in_place;
 
 use super::rows::*;
 use super::{Done, Result, Store, StoreError, Work};
-use crate::delivery::{Delivery, Next, Outcome, Settlement, Status};
-use crate::event::{DeliveryId, Event, EventId, NewDelivery, NewEvent, Place};
+use crate::clock::ID_STRIDE;
+use crate::delivery::{Delivery, Outcome, Status};
+use crate::event::{DeliveryId, Event, EventId};
 
 /// The first release without the WAL-reset corruption (https://sqlite.org/wal.html#walresetbug).
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
 pub(crate) struct SqliteStore {
-    /// The one connection that writes. Whoever holds it has the transaction to themselves.
-    writer: Mutex<SqliteConnection>,
+    /// Whoever holds it has the transaction to themselves.
+    writer: Mutex<Writer>,
     readers: SqlitePool,
+}
+
+/// The one connection that writes, held twice: by sqlx, and directly for the hot path.
+struct Writer {
+    /// Dropped first: its statements end before the connection does.
+    direct: rusqlite::Connection,
+    sqlx: SqliteConnection,
 }
 
 impl SqliteStore {
@@ -59,23 +67,24 @@ impl SqliteStore {
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false).pragma("query_only", "on"))
             .await?;
-        Ok(SqliteStore { writer: Mutex::new(writer), readers })
+        Ok(SqliteStore { writer: Mutex::new(Writer { direct: borrow(&mut writer).await?, sqlx: writer }), readers })
     }
 
     async fn begin(&self) -> Result<Transaction<'_>> {
-        let mut conn = self.writer.lock().await;
+        let mut writer = self.writer.lock().await;
+        let conn = &mut writer.sqlx;
         // A future that was dropped between BEGIN and COMMIT left its transaction open; nothing of it was promised.
         if sqlx::query("begin immediate").execute(&mut *conn).await.is_err() {
             sqlx::query("rollback").execute(&mut *conn).await?;
             sqlx::query("begin immediate").execute(&mut *conn).await?;
         }
-        Ok(Transaction { conn })
+        Ok(Transaction { writer })
     }
 
     /// Runs `body` in a transaction: committed when it succeeds, rolled back when it does not.
     async fn transaction<T>(&self, body: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T>) -> Result<T> {
         let mut tx = self.begin().await?;
-        match body(&mut tx.conn).await {
+        match body(&mut tx.writer.sqlx).await {
             Ok(value) => {
                 tx.commit().await?;
                 Ok(value)
@@ -88,13 +97,25 @@ impl SqliteStore {
     }
 }
 
+/// The same connection without sqlx's thread between. Only whoever holds the [`Writer`] may use either of the two, so
+/// never both at once.
+#[allow(unsafe_code, reason = "two libraries share one connection")]
+async fn borrow(connection: &mut SqliteConnection) -> anyhow::Result<rusqlite::Connection> {
+    let handle = connection.lock_handle().await?.as_raw_handle();
+    // SAFETY: the handle is open as long as `Writer.sqlx` lives, and what is made of it is dropped before and does not
+    // close it. Both libraries link the same SQLite.
+    let direct = unsafe { rusqlite::Connection::from_handle(handle.as_ptr()) }?;
+    direct.set_prepared_statement_cache_capacity(64);
+    Ok(direct)
+}
+
 struct Transaction<'a> {
-    conn: MutexGuard<'a, SqliteConnection>,
+    writer: MutexGuard<'a, Writer>,
 }
 
 impl Transaction<'_> {
     async fn commit(mut self) -> Result<()> {
-        if let Err(error) = sqlx::query("commit").execute(&mut *self.conn).await {
+        if let Err(error) = sqlx::query("commit").execute(&mut self.writer.sqlx).await {
             self.rollback().await;
             return Err(error.into());
         }
@@ -103,183 +124,25 @@ impl Transaction<'_> {
 
     async fn rollback(mut self) {
         // It fails when SQLite has rolled back by itself, which is what is wanted.
-        let _ = sqlx::query("rollback").execute(&mut *self.conn).await;
+        let _ = sqlx::query("rollback").execute(&mut self.writer.sqlx).await;
     }
-}
-
-/// A statement over many rows, written in a few fixed sizes so that each is prepared once and then only bound.
-struct Bulk {
-    head: &'static str,
-    row: &'static str,
-    tail: &'static str,
-    statements: [OnceLock<Arc<str>>; SIZES.len()],
-}
-
-/// Binding 128 rows is as far as it gets faster; the others fill up the rest of a batch.
-const SIZES: [usize; 4] = [128, 32, 8, 1];
-
-impl Bulk {
-    const fn new(head: &'static str, row: &'static str, tail: &'static str) -> Bulk {
-        Bulk { head, row, tail, statements: [const { OnceLock::new() }; SIZES.len()] }
-    }
-
-    /// Splits `items` into the sizes that statements exist for.
-    fn chunks<'a, T>(&'a self, mut items: &'a [T]) -> impl Iterator<Item = (Arc<str>, &'a [T])> {
-        std::iter::from_fn(move || {
-            let place = SIZES.iter().position(|size| *size <= items.len())?;
-            let (chunk, rest) = items.split_at(SIZES[place]);
-            items = rest;
-            let statement = self.statements[place].get_or_init(|| {
-                let rows = vec![self.row; SIZES[place]].join(",");
-                format!("{} {rows} {}", self.head, self.tail).into()
-            });
-            Some((statement.clone(), chunk))
-        })
-    }
-}
-
-type Bound = Query<'static, Sqlite, SqliteArguments>;
-
-static INSERT_KEYS: Bulk = Bulk::new("insert or ignore into idempotency_keys (hash, event_id) values", "(?, ?)", "");
-static SELECT_KEYS: Bulk = Bulk::new("select hash, event_id from idempotency_keys where hash in (", "?", ")");
-static INSERT_EVENTS: Bulk = Bulk::new(
-    "insert into integration_events (id, source, event_type, status, created_at, idempotency_key, content_type, \
-     headers, parent_id, payload) values",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "",
-);
-static INSERT_DELIVERIES: Bulk = Bulk::new(
-    "insert into webhook_deliveries (id, event_id, endpoint_id, route_id, queue_id, priority, status, node_id, tries, \
-     charged, ordering_key) values",
-    "(?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?)",
-    "",
-);
-static INSERT_RETRIES: Bulk =
-    Bulk::new("insert or replace into retry_queue (delivery_id, next_retry_at) values", "(?, ?)", "");
-static INSERT_ATTEMPTS: Bulk = Bulk::new(
-    "insert into delivery_attempts (delivery_id, number, started_at, duration_us, outcome, http_status, code, message, \
-     connector_version, mapping_version, log) values",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "",
-);
-static INSERT_DEAD: Bulk = Bulk::new(
-    "insert or replace into dead_letter (delivery_id, event_id, endpoint_id, reason, http_status, code, message, \
-     created_at) values",
-    "(?, ?, ?, ?, ?, ?, ?, ?)",
-    "",
-);
-/// Fenced: only rows that this node still holds.
-static SETTLE: Bulk = Bulk::new(
-    "update webhook_deliveries set status = ?, node_id = 0, tries = tries + ?, charged = charged + ? where id in (",
-    "?",
-    ") and node_id = ? and status = 0",
-);
-static TAKE: Bulk = Bulk::new("update webhook_deliveries set status = 0, node_id = ? where id in (", "?", ")");
-static DELETE_RETRIES: Bulk = Bulk::new("delete from retry_queue where delivery_id in (", "?", ")");
-
-async fn bulk<T>(
-    conn: &mut SqliteConnection,
-    statement: &'static Bulk,
-    items: &[T],
-    bind: impl Fn(Bound, &T) -> Bound,
-) -> Result<u64> {
-    let mut affected = 0;
-    for (sql, chunk) in statement.chunks(items) {
-        let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), &bind);
-        affected += query.execute(&mut *conn).await?.rows_affected();
-    }
-    Ok(affected)
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, node: i64, work: &[Work]) -> Result<Vec<Done>> {
-        let settlements: Vec<&Settlement> = work
-            .iter()
-            .filter_map(|w| match w {
-                Work::Settle(settlement) => Some(&**settlement),
-                Work::Accept(_) => None,
-            })
-            .collect();
-        let mut tx = self.begin().await?;
-        let mut live = vec![true; settlements.len()];
-        let mut settled = settle(&mut tx.conn, node, &settlements).await;
-        if matches!(settled, Ok(changed) if changed != settlements.len() as u64) {
-            // Some delivery is no longer ours, which is rare: begin anew and ask for each one.
-            tx.rollback().await;
-            tx = self.begin().await?;
-            settled = async {
-                for (live, settlement) in live.iter_mut().zip(&settlements) {
-                    let held: Option<i64> = sqlx::query_scalar(
-                        "select 1 from webhook_deliveries where id = ? and node_id = ? and status = 0",
-                    )
-                    .bind(settlement.delivery.id.0)
-                    .bind(node)
-                    .fetch_optional(&mut *tx.conn)
-                    .await?;
-                    *live = held.is_some();
-                }
-                let ours: Vec<&Settlement> =
-                    settlements.iter().zip(&live).filter_map(|(s, live)| live.then_some(*s)).collect();
-                settle(&mut tx.conn, node, &ours).await
-            }
-            .await;
-        }
-        let accepted = match settled {
-            Ok(_) => accept_all(&mut tx.conn, node, work, &live).await,
-            Err(error) => Err(error),
-        };
-        match accepted {
-            Ok(done) => {
-                tx.commit().await?;
-                Ok(done)
-            }
-            Err(error) => {
-                tx.rollback().await;
-                Err(error)
-            }
-        }
+        let writer = self.writer.lock().await;
+        Ok(hot::transaction(&writer.direct, |db| hot::commit(db, node, work))?)
     }
 
     async fn claim(&self, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
-        self.transaction(async |conn| {
-            let rows = sqlx::query(AssertSqlSafe(format!(
-                "select {DELIVERY} from webhook_deliveries d join integration_events e on e.id = d.event_id \
-                 where d.node_id = 0 and d.endpoint_id = ? and d.status = 0 and (d.ordering_key is null or not exists \
-                 (select 1 from webhook_deliveries b where b.endpoint_id = d.endpoint_id \
-                 and b.ordering_key = d.ordering_key and b.id < d.id and b.status in (0, 1, 5))) \
-                 order by d.priority desc, d.id limit ?"
-            )))
-            .bind(endpoint)
-            .bind(limit)
-            .fetch_all(&mut *conn)
-            .await?;
-            let deliveries = rows.iter().map(delivery).collect::<Result<Vec<_>>>()?;
-            take(conn, node, &deliveries).await?;
-            Ok(deliveries)
-        })
-        .await
+        let writer = self.writer.lock().await;
+        block_in_place(|| Ok(hot::transaction(&writer.direct, |db| hot::claim(db, node, endpoint, limit))?))
     }
 
     async fn promote(&self, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
-        self.transaction(async |conn| {
-            let rows = sqlx::query(AssertSqlSafe(format!(
-                "select {DELIVERY} from (select delivery_id from retry_queue where next_retry_at <= ? \
-                 order by next_retry_at limit ?) r join webhook_deliveries d on d.id = r.delivery_id \
-                 join integration_events e on e.id = d.event_id"
-            )))
-            .bind(now_ms as i64)
-            .bind(limit)
-            .fetch_all(&mut *conn)
-            .await?;
-            let due = rows.iter().map(delivery).collect::<Result<Vec<_>>>()?;
-            bulk(conn, &DELETE_RETRIES, &due, |q, d| q.bind(d.id.0)).await?;
-            let (ordered, free): (Vec<_>, Vec<_>) = due.into_iter().partition(|d| d.ordering.is_some());
-            take(conn, node, &free).await?;
-            take(conn, 0, &ordered).await?;
-            Ok(Promoted { deliveries: free, to_table: ordered.iter().map(|d| d.endpoint).collect() })
-        })
-        .await
+        let writer = self.writer.lock().await;
+        block_in_place(|| Ok(hot::transaction(&writer.direct, |db| hot::promote(db, node, now_ms, limit))?))
     }
 
     async fn next_due(&self) -> Result<Option<u64>> {
@@ -668,183 +531,6 @@ impl Store for SqliteStore {
     }
 }
 
-/// Writes the ends of tries. Answers how many deliveries changed: fewer than given when some were not this node's.
-async fn settle(conn: &mut SqliteConnection, node: i64, settlements: &[&Settlement]) -> Result<u64> {
-    let mut groups: HashMap<(i64, i64, i64), Vec<i64>> = HashMap::new();
-    for settlement in settlements {
-        let status = match settlement.next {
-            Next::Delivered => Status::Delivered,
-            Next::Skipped => Status::Skipped,
-            Next::Retry(_) => Status::Waiting,
-            Next::Dead => Status::Dead,
-            Next::Held => Status::Held,
-        };
-        let tried = i64::from(settlement.attempt.is_some());
-        let group = (status as i64, tried, i64::from(settlement.charge));
-        groups.entry(group).or_default().push(settlement.delivery.id.0);
-    }
-    let mut changed = 0;
-    for ((status, tries, charged), ids) in &groups {
-        for (sql, chunk) in SETTLE.chunks(ids) {
-            let query = sqlx::query(AssertSqlSafe(sql)).bind(*status).bind(*tries).bind(*charged);
-            let query = chunk.iter().fold(query, |q, id| q.bind(*id)).bind(node);
-            changed += query.execute(&mut *conn).await?.rows_affected();
-        }
-    }
-    if changed != settlements.len() as u64 {
-        return Ok(changed);
-    }
-    let tried: Vec<_> = settlements.iter().filter_map(|s| Some((&s.delivery, s.attempt.as_ref()?))).collect();
-    bulk(conn, &INSERT_ATTEMPTS, &tried, |q, (delivery, attempt)| {
-        q.bind(delivery.id.0)
-            .bind(delivery.tries + 1)
-            .bind(attempt.started_ms as i64)
-            .bind(attempt.duration_us as i64)
-            .bind(attempt.outcome as i64)
-            .bind(attempt.http_status)
-            .bind(attempt.code.clone())
-            .bind(attempt.message.clone())
-            .bind(attempt.connector_version)
-            .bind(attempt.mapping_version)
-            .bind(attempt.log.clone())
-    })
-    .await?;
-    let retries: Vec<_> = settlements
-        .iter()
-        .filter_map(|s| match s.next {
-            Next::Retry(at) => Some((s.delivery.id.0, at as i64)),
-            _ => None,
-        })
-        .collect();
-    bulk(conn, &INSERT_RETRIES, &retries, |q, (id, at)| q.bind(*id).bind(*at)).await?;
-    let dead: Vec<_> = settlements
-        .iter()
-        .filter(|s| s.next == Next::Dead)
-        .filter_map(|s| Some((&s.delivery, s.attempt.as_ref()?)))
-        .collect();
-    bulk(conn, &INSERT_DEAD, &dead, |q, (delivery, attempt)| {
-        q.bind(delivery.id.0)
-            .bind(delivery.event.id.0)
-            .bind(delivery.endpoint)
-            .bind(attempt.outcome as i64)
-            .bind(attempt.http_status)
-            .bind(attempt.code.clone())
-            .bind(attempt.message.clone())
-            .bind((attempt.started_ms + attempt.duration_us / 1000) as i64)
-    })
-    .await?;
-    Ok(changed)
-}
-
-/// Accepts the events of the batch and those that its settlements emitted, and answers for all of the work in order.
-async fn accept_all(conn: &mut SqliteConnection, node: i64, work: &[Work], live: &[bool]) -> Result<Vec<Done>> {
-    let mut lives = live.iter();
-    let mut events: Vec<&NewEvent> = Vec::with_capacity(work.len());
-    let mut plan = Vec::with_capacity(work.len());
-    for work in work {
-        match work {
-            Work::Accept(event) => {
-                plan.push(Some(1));
-                events.push(event);
-            }
-            Work::Settle(settlement) if lives.next().copied().unwrap_or(false) => {
-                plan.push(Some(settlement.emitted.len()));
-                events.extend(&settlement.emitted);
-            }
-            Work::Settle(_) => plan.push(None),
-        }
-    }
-    let first = accept(conn, node, &events).await?;
-    let mut answers = first.iter().zip(&events);
-    Ok(work
-        .iter()
-        .zip(plan)
-        .map(|(work, plan)| match (work, plan) {
-            (_, None) => Done::Stale,
-            (Work::Accept(_), Some(_)) => match answers.next() {
-                Some((first, event)) => Done::Accepted { id: *first, duplicate: *first != event.event.id },
-                None => Done::Stale,
-            },
-            (Work::Settle(_), Some(count)) => Done::Settled {
-                emitted: answers.by_ref().take(count).map(|(first, event)| *first == event.event.id).collect(),
-            },
-        })
-        .collect())
-}
-
-/// Inserts the events whose keys are new, with their deliveries. Answers for each event the id that its key stands for.
-async fn accept(conn: &mut SqliteConnection, node: i64, events: &[&NewEvent]) -> Result<Vec<EventId>> {
-    let inserted = bulk(conn, &INSERT_KEYS, events, |q, e| q.bind(&e.key.hash[..]).bind(e.event.id.0)).await?;
-    let mut first: Vec<EventId> = events.iter().map(|e| e.event.id).collect();
-    if inserted != events.len() as u64 {
-        let mut known: HashMap<Vec<u8>, i64> = HashMap::new();
-        for (sql, chunk) in SELECT_KEYS.chunks(events) {
-            let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, e| q.bind(&e.key.hash[..]));
-            for row in query.fetch_all(&mut *conn).await? {
-                known.insert(row.try_get(0)?, row.try_get(1)?);
-            }
-        }
-        for (first, event) in first.iter_mut().zip(events) {
-            if let Some(id) = known.get(&event.key.hash[..]) {
-                *first = EventId(*id);
-            }
-        }
-    }
-    let fresh: Vec<&NewEvent> =
-        events.iter().zip(&first).filter_map(|(e, first)| (e.event.id == *first).then_some(*e)).collect();
-    bulk(conn, &INSERT_EVENTS, &fresh, |q, new| {
-        let event = &new.event;
-        q.bind(event.id.0)
-            .bind(event.source.to_string())
-            .bind(event.event_type.to_string())
-            .bind(i64::from(new.deliveries.is_empty()))
-            .bind(event.created_ms as i64)
-            .bind(new.key.shown.clone())
-            .bind(event.content_type.to_string())
-            .bind(write_headers(&event.headers))
-            .bind(event.parent.map(|p| p.0))
-            .bind(event.payload.to_vec())
-    })
-    .await?;
-    let deliveries: Vec<(EventId, &NewDelivery)> =
-        fresh.iter().flat_map(|e| e.deliveries.iter().map(|d| (e.event.id, d))).collect();
-    bulk(conn, &INSERT_DELIVERIES, &deliveries, |q, (event, delivery)| {
-        let (status, holder) = match delivery.place {
-            Place::Memory => (Status::Owed, node),
-            Place::Table => (Status::Owed, 0),
-            Place::Delayed(_) => (Status::Waiting, 0),
-            Place::Held => (Status::Held, 0),
-        };
-        q.bind(delivery.id.0)
-            .bind(event.0)
-            .bind(delivery.endpoint)
-            .bind(delivery.route)
-            .bind(delivery.queue)
-            .bind(i64::from(delivery.priority))
-            .bind(status as i64)
-            .bind(holder)
-            .bind(delivery.ordering)
-    })
-    .await?;
-    let delayed: Vec<(i64, i64)> = deliveries
-        .iter()
-        .filter_map(|(_, d)| match d.place {
-            Place::Delayed(at) => Some((d.id.0, at as i64)),
-            _ => None,
-        })
-        .collect();
-    bulk(conn, &INSERT_RETRIES, &delayed, |q, (id, at)| q.bind(*id).bind(*at)).await?;
-    Ok(first)
-}
-
-async fn take(conn: &mut SqliteConnection, node: i64, deliveries: &[Delivery]) -> Result<()> {
-    for (sql, chunk) in TAKE.chunks(deliveries) {
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(node);
-        chunk.iter().fold(query, |q, d| q.bind(d.id.0)).execute(&mut *conn).await?;
-    }
-    Ok(())
-}
-
 async fn make_owed(conn: &mut SqliteConnection, ids: &[i64]) -> Result<()> {
     for id in ids {
         sqlx::query("update webhook_deliveries set status = 0, node_id = 0, charged = 0 where id = ?")
@@ -948,33 +634,6 @@ async fn put_catalog(conn: &mut SqliteConnection, change: &CatalogChange, now: i
     Ok(())
 }
 
-/// The columns that [`delivery`] reads.
-const DELIVERY: &str = "d.id, d.endpoint_id, d.route_id, d.queue_id, d.priority, d.tries, d.charged, d.ordering_key, \
-     e.id, e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload";
-
-fn delivery(row: &SqliteRow) -> Result<Delivery> {
-    Ok(Delivery {
-        id: DeliveryId(row.try_get(0)?),
-        endpoint: row.try_get(1)?,
-        route: row.try_get(2)?,
-        queue: row.try_get(3)?,
-        priority: row.try_get::<i64, _>(4)? as i8,
-        tries: row.try_get(5)?,
-        charged: row.try_get(6)?,
-        ordering: row.try_get(7)?,
-        event: Arc::new(Event {
-            id: EventId(row.try_get(8)?),
-            source: row.try_get::<&str, _>(9)?.into(),
-            event_type: row.try_get::<&str, _>(10)?.into(),
-            created_ms: row.try_get::<i64, _>(11)? as u64,
-            content_type: row.try_get::<&str, _>(12)?.into(),
-            headers: read_headers(row.try_get(13)?),
-            parent: row.try_get::<Option<i64>, _>(14)?.map(DeliveryId),
-            payload: Bytes::from(row.try_get::<Vec<u8>, _>(15)?),
-        }),
-    })
-}
-
 const VERSION: &str = "select id, name, digest, manifest, length(component), created_at from connector_versions";
 
 fn version_row(row: &SqliteRow) -> Result<VersionRow> {
@@ -993,9 +652,10 @@ async fn event_row(conn: &mut SqliteConnection, row: &SqliteRow) -> Result<Event
     let id = EventId(row.try_get(0)?);
     let deliveries = sqlx::query(
         "select d.id, d.endpoint_id, d.status, d.tries, r.next_retry_at from webhook_deliveries d \
-         left join retry_queue r on r.delivery_id = d.id where d.event_id = ? order by d.id",
+         left join retry_queue r on r.delivery_id = d.id where d.id > ? and d.id < ? order by d.id",
     )
     .bind(id.0)
+    .bind(id.0 + ID_STRIDE)
     .fetch_all(&mut *conn)
     .await?;
     Ok(EventRow {

@@ -106,7 +106,10 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
         ran.log = called.log;
     }
     match called.result {
-        Ok(Ok(receipt)) => received(shop, catalog, endpoint, delivery, receipt),
+        Ok(Ok(receipt)) => match check_emitted(&receipt.emitted, &version) {
+            Ok(()) => received(shop, catalog, endpoint, delivery, receipt),
+            Err(end) => end,
+        },
         Ok(Err(failure)) => failed(failure),
         Err(fault) => End::fault(&fault),
     }
@@ -114,19 +117,17 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
 
 /// A receipt, with the events that it gives rise to.
 fn received(shop: &Shop, catalog: &Catalog, endpoint: &Endpoint, delivery: &Delivery, receipt: Receipt) -> End {
-    if let Err(end) = check_emitted(&receipt.emitted) {
-        return end;
-    }
     let emit = |(at, emitted): (usize, Emitted)| {
         let now_ms = shop.clock.now_ms();
         let key = emitted.idempotency_key.unwrap_or_else(|| format!("{}/{at}", delivery.id));
         let payload = Bytes::from(emitted.payload);
+        let id = EventId(shop.ids.next(now_ms));
         NewEvent {
-            deliveries: catalog.owed(&emitted.event_type, &payload, delivery.queue, &shop.ids, now_ms),
+            deliveries: catalog.owed(id, &emitted.event_type, &payload, delivery.queue, now_ms),
             // No source can be named so: what a connector emits never passes for a webhook's duplicate.
             key: Key::given(&format!("endpoint:{}", endpoint.name), &key),
             event: Arc::new(Event {
-                id: EventId(shop.ids.next(now_ms)),
+                id,
                 source: endpoint.name.clone(),
                 event_type: emitted.event_type.into(),
                 created_ms: now_ms,
@@ -147,7 +148,7 @@ fn received(shop: &Shop, catalog: &Catalog, endpoint: &Endpoint, delivery: &Deli
     }
 }
 
-fn check_emitted(emitted: &[Emitted]) -> Result<(), End> {
+fn check_emitted(emitted: &[Emitted], version: &Version) -> Result<(), End> {
     let total: usize = emitted.iter().map(|emitted| emitted.payload.len()).sum();
     let largest = emitted.iter().map(|emitted| emitted.payload.len()).max().unwrap_or(0);
     if emitted.len() > MAX_EMITTED || largest > MAX_EMITTED_BYTES || total > MAX_EMITTED_TOTAL {
@@ -158,10 +159,13 @@ fn check_emitted(emitted: &[Emitted]) -> Result<(), End> {
         );
         return Err(End::of(Outcome::TooLarge, "emitted-too-large", &message));
     }
-    match emitted.iter().find(|emitted| !is_event_type(&emitted.event_type)) {
+    let declared = |event_type: &str| version.manifest.emits.iter().any(|declared| declared == event_type);
+    match emitted.iter().find(|emitted| !is_event_type(&emitted.event_type) || !declared(&emitted.event_type)) {
         Some(wrong) => {
-            let message =
-                format!("the receipt emits {:?}, which is no event type: use a-z 0-9 . _ -", wrong.event_type);
+            let message = format!(
+                "the receipt emits {:?}, which the manifest does not declare: add it to `emits`",
+                wrong.event_type
+            );
             Err(End::of(Outcome::Rejected, "emitted-invalid", &message))
         }
         None => Ok(()),

@@ -68,11 +68,15 @@ fn fill_in(lent: &Lent, request: http::Request) -> Result<outbound::Request, out
         body: request.body.into(),
         timeout: wish.map_or(left, |wish| wish.min(left)),
     };
-    if lent.placeholders.is_empty() {
-        return Ok(filled);
+    // Before any secret goes in: only for a host that is granted, and that the manifest declares. Each secret of an
+    // endpoint is bound to its hosts.
+    let checked = lent.endpoint.policy.check(&filled.url)?;
+    if !lent.declared.host(checked.host(), &lent.endpoint) {
+        return Err(outbound::Error::Denied(format!(
+            "host {} is not declared by the connector's manifest: add it to `hosts` there",
+            checked.host()
+        )));
     }
-    // Before any value goes in: only for a host that is granted. Each secret of an endpoint is bound to its hosts.
-    lent.endpoint.policy.check(&filled.url)?;
     for (placeholder, secret) in &lent.placeholders {
         let value = lent.endpoint.secrets.get(secret).map_or(&b""[..], |value| value);
         let in_text = std::str::from_utf8(value);
@@ -160,7 +164,7 @@ impl State {
             let endpoint = &lent.endpoint.name;
             return missing(format!("endpoint {endpoint:?} has no secret {name:?}: add it to its `secrets`"));
         }
-        if !lent.declared_secrets.iter().any(|declared| declared == name) {
+        if !lent.declared.secrets.iter().any(|declared| declared == name) {
             return missing(format!("the manifest does not declare the secret {name:?}: add it to `secrets` there"));
         }
         Ok(lent)
