@@ -79,7 +79,8 @@ impl Default for Ids {
 impl Ids {
     pub(crate) fn next(&self, now_ms: u64) -> i64 {
         let fresh = ((now_ms as i64) << 21) | self.start;
-        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(fresh.max(last + ID_STRIDE)));
+        let last =
+            self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(fresh.max(last + ID_STRIDE)));
         fresh.max(last.unwrap_or(0) + ID_STRIDE)
     }
 }

@@ -47,8 +47,8 @@ pub(crate) enum CommitError {
 impl Committer {
     /// Starts the committer; it ends when the last clone of the handle is dropped and everything is answered.
     ///
-    /// It has a thread of its own: each statement is a hand-over to SQLite's thread and back, and between the tasks of
-    /// a busy runtime each way back would wait its turn.
+    /// It has a thread of its own, on which the embedded database works too: between the tasks of a busy runtime each
+    /// step of a commit would wait its turn.
     pub(crate) fn start(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64) -> std::io::Result<Committer> {
         let (channel, tickets) = mpsc::channel(CHANNEL);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

@@ -123,9 +123,20 @@ impl Outbound {
         Outbound { clients: Arc::default(), lookup }
     }
 
-    /// Sends one request, once. Dropping the future closes the connection if the answer is not yet there.
-    pub(crate) async fn send(&self, policy: &Policy, request: Request) -> Result<Response, Error> {
-        let Checked { url, granted } = policy.check(&request.url)?;
+    /// Checks the URL and sends one request.
+    #[cfg(test)]
+    async fn send(&self, policy: &Policy, request: Request) -> Result<Response, Error> {
+        self.send_checked(policy, policy.check(&request.url)?, request).await
+    }
+
+    /// Sends one request, once, to the URL that `policy` has checked; the request's own was that, or led to it. Dropping
+    /// the future closes the connection if the answer is not yet there.
+    pub(crate) async fn send_checked(
+        &self,
+        policy: &Policy,
+        Checked { url, granted }: Checked<'_>,
+        request: Request,
+    ) -> Result<Response, Error> {
         if request.body.len() > MAX_REQUEST_BODY {
             return Err(Error::Invalid(format!(
                 "the body has {} bytes: at most {MAX_REQUEST_BODY} can be sent",

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, HasSelf, Linker};
@@ -23,7 +24,7 @@ use manifest::{Kind, Manifest};
 use state::{Declared, Lent, State};
 use v1::bindings::{connector, mapping, types};
 
-pub(crate) use types::{Detail, Emitted, Failure, Mapped, Receipt};
+pub(crate) use types::{Detail, Emitted, Event, Failure, Mapped, Receipt};
 
 /// Bytes that a guest may hand to the host in one call: payloads, requests, log lines, results.
 const HOSTCALL_BYTES: usize = 24 << 20;
@@ -168,21 +169,23 @@ impl Plugins {
         self: &Arc<Self>,
         version: &Arc<Version>,
         mapping: &Arc<Mapping>,
-        delivery: &Delivery,
+        event: &Event,
+        payload: &Bytes,
     ) -> Called<Result<Mapped, Detail>> {
         let Ok(_place) = self.places.acquire().await else { return Called::refused("the hub is shutting down") };
         let deadline = Duration::from_millis(mapping.deadline_ms);
-        let first = self.map_here(version, mapping, delivery, INLINE_TICKS.min(ticks(deadline).into()), deadline);
+        let first = self.map_here(version, mapping, event, payload, INLINE_TICKS.min(ticks(deadline).into()), deadline);
         if !matches!(first.result, Err(Fault::TimedOut(_))) || u64::from(ticks(deadline)) <= INLINE_TICKS {
             return first;
         }
         let Ok(slow) = self.slow.clone().acquire_owned().await else {
             return Called::refused("the hub is shutting down");
         };
-        let (plugins, version, mapping, delivery) = (self.clone(), version.clone(), mapping.clone(), delivery.clone());
+        let (plugins, version, mapping) = (self.clone(), version.clone(), mapping.clone());
+        let (event, payload) = (event.clone(), payload.clone());
         let again = tokio::task::spawn_blocking(move || {
             let _slow = slow;
-            plugins.map_here(&version, &mapping, &delivery, ticks(deadline).into(), deadline)
+            plugins.map_here(&version, &mapping, &event, &payload, ticks(deadline).into(), deadline)
         });
         again.await.unwrap_or_else(|error| Called::refused(&format!("the mapping's thread ended: {error}")))
     }
@@ -191,7 +194,8 @@ impl Plugins {
         &self,
         version: &Version,
         mapping: &Mapping,
-        delivery: &Delivery,
+        event: &Event,
+        payload: &[u8],
         ticks: u64,
         deadline: Duration,
     ) -> Called<Result<Mapped, Detail>> {
@@ -201,9 +205,8 @@ impl Plugins {
         let _running = self.ticker.run();
         let mut store = self.store(State::new(0, None));
         store.set_epoch_deadline(ticks);
-        let result = pre
-            .instantiate(&mut store)
-            .and_then(|guest| guest.call_map(&mut store, &event(delivery), &delivery.event.payload, &mapping.settings));
+        let result =
+            pre.instantiate(&mut store).and_then(|guest| guest.call_map(&mut store, event, payload, &mapping.settings));
         finish(result, store, deadline)
     }
 
@@ -212,7 +215,7 @@ impl Plugins {
         &self,
         version: &Version,
         endpoint: &Arc<Endpoint>,
-        delivery: &Delivery,
+        event: &Event,
         payload: &[u8],
     ) -> Called<Result<Receipt, Failure>> {
         let Run::Connector(pre) = &version.run else {
@@ -232,10 +235,9 @@ impl Plugins {
         };
         let mut store = self.store(State::new(ticks(CONNECTOR_CPU), Some(lent)));
         yielding(&mut store);
-        let event = event(delivery);
         let call = async {
             let guest = pre.instantiate_async(&mut store).await?;
-            guest.call_handle(&mut store, &event, payload, &endpoint.settings).await
+            guest.call_handle(&mut store, event, payload, &endpoint.settings).await
         };
         match tokio::time::timeout(deadline, call).await {
             Ok(result) => finish(result, store, CONNECTOR_CPU),
@@ -278,9 +280,10 @@ fn ticks(time: Duration) -> u32 {
     time.as_millis().div_ceil(TICK.as_millis()) as u32
 }
 
-fn event(delivery: &Delivery) -> types::Event {
+/// What a guest is told about a delivery.
+pub(crate) fn event(delivery: &Delivery) -> Event {
     let event = &delivery.event;
-    types::Event {
+    Event {
         id: event.id.to_string(),
         event_type: event.event_type.to_string(),
         source: event.source.to_string(),

@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::catalog::Current;
 use crate::clock::{Clock, Ids, random_unit};
-use crate::config::Retry;
 use crate::committer::Committer;
+use crate::config::Retry;
 use crate::delivery::{Delivery, Next, Outcome, Settlement, after};
 use crate::plugin::Plugins;
 use crate::queue::{Queue, Queues};

@@ -43,14 +43,7 @@ enum State {
 
 impl Gate {
     pub(crate) fn new(limits: Limits, paused: bool) -> Gate {
-        Gate {
-            limits,
-            paused,
-            in_flight: 0,
-            slow_until_ms: 0,
-            due_us: 0,
-            state: State::Closed { failures: 0 },
-        }
+        Gate { limits, paused, in_flight: 0, slow_until_ms: 0, due_us: 0, state: State::Closed { failures: 0 } }
     }
 
     pub(crate) fn configure(&mut self, limits: Limits, paused: bool) {

@@ -12,7 +12,7 @@ use crate::config::is_event_type;
 use crate::delivery::{Attempt, Delivery, Outcome};
 use crate::event::{Event, EventId, NewEvent};
 use crate::ingress::key::Key;
-use crate::plugin::{Detail, Emitted, Failure, Fault, MAX_PAYLOAD, Mapped, Receipt, Version};
+use crate::plugin::{self, Detail, Emitted, Failure, Fault, MAX_PAYLOAD, Mapped, Receipt, Version};
 
 /// Events of one receipt, bytes of one payload, and of all of them.
 const MAX_EMITTED: usize = 256;
@@ -70,6 +70,7 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
     let Some(endpoint) = catalog.endpoints.get(&delivery.endpoint).filter(|endpoint| !endpoint.removed) else {
         return End::refused("the endpoint is no longer configured: configure it again, then replay");
     };
+    let event = plugin::event(delivery);
     let mapping = catalog.route(delivery.route).and_then(|route| route.mapping.as_ref());
     let payload = match mapping {
         None => delivery.event.payload.clone(),
@@ -79,7 +80,7 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
                 return End::refused(&format!("mapping {}: there is no component {component}: push it", mapping.name));
             };
             ran.mapping = Some(version.clone());
-            let called = shop.plugins.map(&version, mapping, delivery).await;
+            let called = shop.plugins.map(&version, mapping, &event, &delivery.event.payload).await;
             ran.log = called.log;
             match called.result {
                 Ok(Ok(Mapped::Payload(payload))) if payload.len() <= MAX_PAYLOAD => Bytes::from(payload),
@@ -101,7 +102,7 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
         return End::refused(&format!("there is no connector {}: push it", endpoint.connector));
     };
     ran.connector = Some(version.clone());
-    let called = shop.plugins.handle(&version, endpoint, delivery, &payload).await;
+    let called = shop.plugins.handle(&version, endpoint, &event, &payload).await;
     if called.log.is_some() {
         ran.log = called.log;
     }

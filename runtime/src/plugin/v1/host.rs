@@ -8,7 +8,7 @@ use sha2::Sha256;
 
 use super::bindings::{clock, http, log, random, secrets, types};
 use crate::clock::random_bytes;
-use crate::outbound;
+use crate::outbound::{self, Checked};
 use crate::plugin::state::{Lent, State};
 
 /// Bytes of random that one call may ask for.
@@ -44,14 +44,14 @@ impl http::Host for State {
         if lent.requests > MAX_REQUESTS {
             return Err(http::Error::Invalid(format!("at most {MAX_REQUESTS} requests can be sent in one call")));
         }
-        let request = fill_in(lent, request)?;
-        let response = lent.outbound.send(&lent.endpoint.policy, request).await?;
+        let (checked, request) = fill_in(lent, request)?;
+        let response = lent.outbound.send_checked(&lent.endpoint.policy, checked, request).await?;
         Ok(http::Response { status: response.status, headers: response.headers, body: response.body.into() })
     }
 }
 
 /// Makes the request that goes out: secrets in the place of their placeholders, the deadline in the place of a wish.
-fn fill_in(lent: &Lent, request: http::Request) -> Result<outbound::Request, outbound::Error> {
+fn fill_in(lent: &Lent, request: http::Request) -> Result<(Checked<'_>, outbound::Request), outbound::Error> {
     let left = lent.deadline.saturating_duration_since(tokio::time::Instant::now());
     let wish = request.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
     let mut filled = outbound::Request {
@@ -70,16 +70,18 @@ fn fill_in(lent: &Lent, request: http::Request) -> Result<outbound::Request, out
     };
     // Before any secret goes in: only for a host that is granted, and that the manifest declares. Each secret of an
     // endpoint is bound to its hosts.
-    let checked = lent.endpoint.policy.check(&filled.url)?;
+    let mut checked = lent.endpoint.policy.check(&filled.url)?;
     if !lent.declared.host(checked.host(), &lent.endpoint) {
         return Err(outbound::Error::Denied(format!(
             "host {} is not declared by the connector's manifest: add it to `hosts` there",
             checked.host()
         )));
     }
+    let mut url_changed = false;
     for (placeholder, secret) in &lent.placeholders {
         let value = lent.endpoint.secrets.get(secret).map_or(&b""[..], |value| value);
         let in_text = std::str::from_utf8(value);
+        url_changed |= filled.url.contains(placeholder);
         for text in std::iter::once(&mut filled.url).chain(filled.headers.iter_mut().map(|(_, value)| value)) {
             if text.contains(placeholder) {
                 let value = in_text.map_err(|_| {
@@ -92,8 +94,11 @@ fn fill_in(lent: &Lent, request: http::Request) -> Result<outbound::Request, out
             filled.body = replace(&filled.body, at, placeholder.as_bytes(), value).into();
         }
     }
-    // A value may have moved the host (a placeholder before the path): what is sent is what is checked again there.
-    Ok(filled)
+    if url_changed {
+        // A value may have moved the host (a placeholder before the path).
+        checked = lent.endpoint.policy.check(&filled.url)?;
+    }
+    Ok((checked, filled))
 }
 
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
