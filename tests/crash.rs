@@ -93,7 +93,8 @@ async fn all_events(hub: &HubProcess) -> HashSet<String> {
 }
 
 async fn send(url: String, acknowledged: Arc<Mutex<HashSet<String>>>, number: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
-    let mut partner = Partner::of(&url, PATH).await;
+    // The hub may be killed before it answers at all.
+    let Ok(mut partner) = Partner::try_of(&url, PATH).await else { return };
     while !stop.load(Ordering::Relaxed) {
         let order = number.fetch_add(1, Ordering::Relaxed);
         let Ok(answer) = partner.try_send(&json!({ "order": order })).await else { return };

@@ -56,6 +56,7 @@ pub struct Hub {
     stop: CancellationToken,
     tasks: TaskTracker,
     server: JoinHandle<()>,
+    committer: Committer,
     /// Held as long as the hub lives, so that no second one opens the same files.
     _lock: std::fs::File,
 }
@@ -141,7 +142,7 @@ impl Hub {
             catalog: catalog.clone(),
             queues: queues.clone(),
             registry,
-            committer,
+            committer: committer.clone(),
             shop,
             pepper,
             clock: clock.clone(),
@@ -157,7 +158,7 @@ impl Hub {
         let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });
         write_private(&data.join("hub.json"), hub_json.to_string().as_bytes())?;
         tracing::info!(%url, "ready");
-        Ok(Hub { url, admin_key, data, store, node, clock, stop, tasks, server, _lock: lock })
+        Ok(Hub { url, admin_key, data, store, node, clock, stop, tasks, server, committer, _lock: lock })
     }
 
     /// Takes no more requests, ends what is under way, hands back the rest.
@@ -168,7 +169,7 @@ impl Hub {
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they are repeated at the next start");
         }
-        // Nobody is left who could be waiting for a commit.
+        self.committer.flush().await;
         self.store.leave(self.node, self.clock.now_ms()).await?;
         let _ = std::fs::remove_file(self.data.join("hub.json"));
         Ok(())

@@ -2,10 +2,11 @@
 //! timer: an idle hub commits at once, a busy one in larger batches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::delivery::Settlement;
+use crate::delivery::{Next, Settlement};
 use crate::event::{NewEvent, Place};
 use crate::queue::Queues;
 use crate::store::{Done, Store, StoreError, Work};
@@ -16,6 +17,8 @@ const CHANNEL: usize = 8192;
 const BATCH: usize = 512;
 /// Payload bytes of one transaction.
 const BATCH_BYTES: usize = 4 << 20;
+/// Between tries while the database fails.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The way to the committer, for whoever has work for it.
 #[derive(Clone)]
@@ -26,13 +29,13 @@ pub(crate) struct Committer {
     ack_before_commit: bool,
 }
 
-struct Ticket {
-    work: Work,
-    answer: oneshot::Sender<Answer>,
+enum Ticket {
+    Accept(NewEvent, oneshot::Sender<Result<Done, CommitError>>),
+    /// Nobody waits for it: what follows from it is done here.
+    Settle(Box<Settlement>),
+    /// Answered when all that came before it is done.
+    Flush(oneshot::Sender<()>),
 }
-
-/// What was done; or why not, with the settlement that is still to be done.
-type Answer = Result<Done, (CommitError, Option<Settlement>)>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CommitError {
@@ -69,8 +72,8 @@ impl Committer {
     fn promise_only(&self, event: NewEvent) -> Done {
         let (id, channel) = (event.event.id, self.channel.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            let _ = channel.send(Ticket { work: Work::Accept(event), answer: oneshot::channel().0 }).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let _ = channel.send(Ticket::Accept(event, oneshot::channel().0)).await;
         });
         Done::Accepted { id, duplicate: false }
     }
@@ -82,63 +85,147 @@ impl Committer {
             return Ok(self.promise_only(event));
         }
         let (answer, done) = oneshot::channel();
-        self.channel.try_send(Ticket { work: Work::Accept(event), answer }).map_err(|_| CommitError::Full)?;
-        done.await.map_err(|_| CommitError::Failed)?.map_err(|(error, _)| error)
+        self.channel.try_send(Ticket::Accept(event, answer)).map_err(|_| CommitError::Full)?;
+        done.await.map_err(|_| CommitError::Failed)?
     }
 
-    /// Settles a delivery; waits for room instead of refusing, since the work is done already.
-    pub(crate) async fn settle(&self, settlement: Settlement) -> Answer {
+    /// Settles a delivery, soon; waits for room instead of refusing, since the work is done already.
+    pub(crate) async fn settle(&self, settlement: Settlement) {
+        // The committer ends after everybody who settles; were it gone, the row would still say "owed".
+        let _ = self.channel.send(Ticket::Settle(Box::new(settlement))).await;
+    }
+
+    /// Returns when everything that was handed over before is committed, or was refused.
+    pub(crate) async fn flush(&self) {
         let (answer, done) = oneshot::channel();
-        let ticket = Ticket { work: Work::Settle(Box::new(settlement)), answer };
-        self.channel.send(ticket).await.map_err(|_| (CommitError::Failed, None))?;
-        done.await.unwrap_or(Err((CommitError::Failed, None)))
+        if self.channel.send(Ticket::Flush(answer)).await.is_ok() {
+            let _ = done.await;
+        }
     }
 }
 
 async fn run(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64, mut tickets: mpsc::Receiver<Ticket>) {
-    let mut waiting = Vec::with_capacity(BATCH);
-    while tickets.recv_many(&mut waiting, BATCH).await > 0 {
-        let mut batch: Vec<Ticket> = std::mem::take(&mut waiting);
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut patience = Patience::default();
+    while tickets.recv_many(&mut batch, BATCH).await > 0 {
+        patience.wait();
+        while batch.len() < BATCH
+            && let Ok(ticket) = tickets.try_recv()
+        {
+            batch.push(ticket);
+        }
         while !batch.is_empty() {
             let rest = batch.split_off(fitting(&batch));
-            commit(&*store, &queues, node, batch).await;
+            let failed = commit(&*store, &queues, node, batch).await;
             batch = rest;
+            if !failed.is_empty() {
+                // The database is gone, and these deliveries are made: nothing else can be done before it is back.
+                tokio::time::sleep(PAUSE).await;
+                batch.splice(0..0, failed.into_iter().map(Ticket::Settle));
+            }
         }
-        waiting.reserve(BATCH);
+    }
+}
+
+/// On a busy machine the others run first, and what they hand in joins the batch; on an idle one nobody is waited for.
+/// Where it takes long, somebody computes who has nothing to hand in, and for a while nobody is waited for either.
+#[derive(Default)]
+struct Patience {
+    /// Batches that go without waiting.
+    skip: u32,
+}
+
+impl Patience {
+    const LONG: Duration = Duration::from_millis(5);
+    const SKIP: u32 = 200;
+
+    #[allow(clippy::disallowed_methods, reason = "it measures how long the other threads took")]
+    fn wait(&mut self) {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return;
+        }
+        let begun = std::time::Instant::now();
+        std::thread::yield_now();
+        if begun.elapsed() > Self::LONG {
+            self.skip = Self::SKIP;
+        }
     }
 }
 
 /// How many of them fit into one transaction: at least one.
 fn fitting(batch: &[Ticket]) -> usize {
     let mut bytes = 0;
-    let fits = batch.iter().take_while(|ticket| {
-        bytes += match &ticket.work {
-            Work::Accept(event) => event.event.payload.len(),
-            Work::Settle(settlement) => settlement.emitted.iter().map(|e| e.event.payload.len()).sum(),
+    let fits = batch.iter().take(BATCH).take_while(|ticket| {
+        bytes += match ticket {
+            Ticket::Accept(event, _) => event.event.payload.len(),
+            Ticket::Settle(settlement) => settlement.emitted.iter().map(|e| e.event.payload.len()).sum(),
+            Ticket::Flush(_) => 0,
         };
         bytes <= BATCH_BYTES
     });
     fits.count().max(1)
 }
 
-async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket>) {
-    let (mut work, answers): (Vec<Work>, Vec<_>) = batch.into_iter().map(|ticket| (ticket.work, ticket.answer)).unzip();
-    for work in &mut work {
-        match work {
-            Work::Accept(event) => reserve(queues, event),
-            Work::Settle(settlement) => settlement.emitted.iter_mut().for_each(|event| reserve(queues, event)),
+/// Commits a batch and does what follows. Answers the settlements that are still to be done.
+async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket>) -> Vec<Box<Settlement>> {
+    let mut work = Vec::with_capacity(batch.len());
+    let mut answers = Vec::with_capacity(batch.len());
+    let mut flushed = Vec::new();
+    for ticket in batch {
+        match ticket {
+            Ticket::Accept(mut event, answer) => {
+                reserve(queues, &mut event);
+                work.push(Work::Accept(event));
+                answers.push(Some(answer));
+            }
+            Ticket::Settle(mut settlement) => {
+                settlement.emitted.iter_mut().for_each(|event| reserve(queues, event));
+                work.push(Work::Settle(settlement));
+                answers.push(None);
+            }
+            Ticket::Flush(answer) => flushed.push(answer),
         }
     }
     let done = commit_or_split(store, node, &work).await;
+    let mut failed = Vec::new();
     for ((work, done), answer) in work.into_iter().zip(done).zip(answers) {
-        let done = hand_over(queues, work, done);
-        // Whoever asked may have gone; the work is done all the same.
-        let _ = answer.send(done);
+        match (work, done) {
+            (Work::Accept(event), done) => {
+                hand_over(queues, event, matches!(done, Ok(Done::Accepted { duplicate: false, .. })));
+                if let Some(answer) = answer {
+                    // Whoever asked may have gone; the work is done all the same.
+                    let _ = answer.send(done.map_err(|_| CommitError::Failed));
+                }
+            }
+            (Work::Settle(settlement), Ok(done)) => settled(queues, *settlement, &done),
+            (Work::Settle(settlement), Err(Fault::Row)) => {
+                // It would be refused again. The row says "owed": the next start tries the delivery once more.
+                settled(queues, *settlement, &Done::Stale);
+            }
+            (Work::Settle(settlement), Err(Fault::Database)) => {
+                settlement.emitted.iter().for_each(|event| unreserve(queues, event));
+                failed.push(settlement);
+            }
+        }
     }
+    if failed.is_empty() {
+        for answer in flushed {
+            let _ = answer.send(());
+        }
+    }
+    failed
+}
+
+/// Who is to blame for a commit that failed.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Row,
+    Database,
 }
 
 /// Commits together what can be committed together. A batch that fails is halved until the bad row stands alone.
-async fn commit_or_split(store: &dyn Store, node: i64, work: &[Work]) -> Vec<Result<Done, CommitError>> {
+async fn commit_or_split(store: &dyn Store, node: i64, work: &[Work]) -> Vec<Result<Done, Fault>> {
     let mut outcome = Vec::with_capacity(work.len());
     let mut todo = vec![work];
     while let Some(part) = todo.pop() {
@@ -146,7 +233,8 @@ async fn commit_or_split(store: &dyn Store, node: i64, work: &[Work]) -> Vec<Res
             Ok(done) => outcome.extend(done.into_iter().map(Ok)),
             Err(error) if part.len() == 1 || !matches!(error, StoreError::Row(_)) => {
                 tracing::error!(%error, rows = part.len(), "commit failed");
-                outcome.extend(part.iter().map(|_| Err(CommitError::Failed)));
+                let fault = if matches!(error, StoreError::Row(_)) { Fault::Row } else { Fault::Database };
+                outcome.extend(part.iter().map(|_| Err(fault)));
             }
             Err(_) => {
                 let (first, second) = part.split_at(part.len() / 2);
@@ -169,27 +257,14 @@ fn reserve(queues: &Queues, event: &mut NewEvent) {
 }
 
 /// After the commit: new deliveries go straight to the queues, without another read.
-fn hand_over(queues: &Queues, work: Work, done: Result<Done, CommitError>) -> Answer {
-    match (work, done) {
-        (Work::Accept(event), done) => {
-            release_or_push(queues, event, matches!(done, Ok(Done::Accepted { duplicate: false, .. })));
-            done.map_err(|error| (error, None))
-        }
-        (Work::Settle(settlement), Ok(done)) => {
-            let fresh = match &done {
-                Done::Settled { emitted } => &emitted[..],
-                _ => &[],
-            };
-            for (at, event) in settlement.emitted.into_iter().enumerate() {
-                release_or_push(queues, event, fresh.get(at) == Some(&true));
-            }
-            Ok(done)
-        }
-        (Work::Settle(mut settlement), Err(error)) => {
-            for event in &mut settlement.emitted {
-                unreserve(queues, event);
-            }
-            Err((error, Some(*settlement)))
+fn hand_over(queues: &Queues, new: NewEvent, fresh: bool) {
+    for delivery in new.deliveries {
+        match delivery.place {
+            Place::Memory if fresh => queues.push_reserved(&new.event, &delivery),
+            Place::Memory => queues.release(delivery.endpoint, new.event.payload.len()),
+            Place::Table if fresh => queues.spilled(delivery.endpoint),
+            Place::Delayed(at) if fresh => queues.due(at),
+            _ => {}
         }
     }
 }
@@ -201,14 +276,22 @@ fn unreserve(queues: &Queues, event: &NewEvent) {
     }
 }
 
-fn release_or_push(queues: &Queues, new: NewEvent, fresh: bool) {
-    for delivery in new.deliveries {
-        match delivery.place {
-            Place::Memory if fresh => queues.push_reserved(&new.event, &delivery),
-            Place::Memory => queues.release(delivery.endpoint, new.event.payload.len()),
-            Place::Table if fresh => queues.spilled(delivery.endpoint),
-            Place::Delayed(at) if fresh => queues.due(at),
-            _ => {}
-        }
+/// The delivery has left this node's memory; what it gave rise to comes in.
+fn settled(queues: &Queues, settlement: Settlement, done: &Done) {
+    let fresh = match done {
+        Done::Settled { emitted } => &emitted[..],
+        _ => &[],
+    };
+    for (at, event) in settlement.emitted.into_iter().enumerate() {
+        hand_over(queues, event, fresh.get(at) == Some(&true));
     }
+    let delivery = &settlement.delivery;
+    if let Next::Retry(at_ms) = settlement.next {
+        queues.due(at_ms);
+    }
+    if delivery.ordering.is_some() {
+        // Whoever waits behind it in the table may be claimed now.
+        queues.spilled(delivery.endpoint);
+    }
+    queues.release(delivery.endpoint, delivery.event.payload.len());
 }

@@ -10,8 +10,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 
 use crate::catalog::{Catalog, Current, Webhook};
 use crate::clock::{Clock, Ids};
@@ -25,6 +25,8 @@ use verify::Signed;
 
 /// From the end of the headers to the last byte of the body.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of a body that is too large which are read all the same, and thrown away.
+const MAX_DISCARD: usize = 16 << 20;
 
 pub(crate) struct Door {
     pub(crate) catalog: Arc<Current>,
@@ -116,19 +118,33 @@ fn find<'a, 'p>(catalog: &'a Catalog, path: &'p str) -> Option<(&'a Webhook, Opt
     Some((webhook, Some(token)))
 }
 
-async fn read(webhook: &Webhook, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let detail = format!("the body is larger than the {} bytes that this source may send", webhook.max_body);
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-    };
+async fn read(webhook: &Webhook, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
     let announced = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > webhook.max_body) {
-        return Err(too_large());
-    }
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, webhook.max_body).collect()).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+    let collect = async {
+        let mut parts = BytesMut::with_capacity(announced.unwrap_or(0).min(webhook.max_body));
+        let mut too_large = announced.is_some_and(|length| length > webhook.max_body);
+        let mut discarded = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            too_large |= parts.len() + data.len() > webhook.max_body;
+            if !too_large {
+                parts.extend_from_slice(&data);
+                continue;
+            }
+            // A sender that is still writing when the connection closes never sees why.
+            discarded += data.len();
+            if discarded > MAX_DISCARD {
+                break;
+            }
+        }
+        Ok::<_, axum::Error>((!too_large).then(|| parts.freeze()))
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, collect).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => {
+            let detail = format!("the body is larger than the {} bytes that this source may send", webhook.max_body);
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+        }
         Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body ended before it was complete")),
         Err(_) => {
             let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());

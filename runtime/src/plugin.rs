@@ -32,6 +32,9 @@ const HOSTCALL_BYTES: usize = 24 << 20;
 pub(crate) const MAX_PAYLOAD: usize = 4 << 20;
 /// CPU time of a connector's call; waiting for the target costs none of it.
 const CONNECTOR_CPU: Duration = Duration::from_millis(1000);
+/// A guest that computes for longer than this rests after each further tick, so that the others find a free thread.
+const BURST: Duration = Duration::from_millis(50);
+const REST: Duration = Duration::from_millis(15);
 /// A mapping that takes longer than this leaves the thread of the others.
 const INLINE_TICKS: u64 = 2;
 /// Long mappings at the same time.
@@ -261,14 +264,20 @@ impl<T> Called<T> {
     }
 }
 
-/// Gives the thread back at every tick, and ends the guest when its CPU time is spent.
+/// Gives the thread back at every tick, rests between the ticks of a guest that computes for long, and ends it when its
+/// CPU time is spent.
 fn yielding(store: &mut Store<State>) {
     store.epoch_deadline_callback(|mut context| {
         let state = context.data_mut();
         match state.ticks.checked_sub(1) {
             Some(left) => {
                 state.ticks = left;
-                Ok(UpdateDeadline::Yield(1))
+                let burnt = ticks(CONNECTOR_CPU) - left;
+                Ok(if burnt <= ticks(BURST) {
+                    UpdateDeadline::Yield(1)
+                } else {
+                    UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(REST)))
+                })
             }
             None => Ok(UpdateDeadline::Interrupt),
         }

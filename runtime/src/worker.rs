@@ -22,8 +22,6 @@ use crate::store::Store;
 
 /// A worker beyond the fewest goes home after this long without work.
 const IDLE: Duration = Duration::from_secs(10);
-/// Between tries to settle while the database fails.
-const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a worker works with.
 pub(crate) struct Shop {
@@ -137,37 +135,16 @@ impl Shop {
                 "attempt failed"
             );
         }
-        self.settle(Settlement { delivery, next, charge, attempt: Some(attempt), emitted: tried.emitted }).await;
+        self.committer
+            .settle(Settlement { delivery, next, charge, attempt: Some(attempt), emitted: tried.emitted })
+            .await;
     }
 
     /// Its endpoint is paused: back into the table, no try charged.
     async fn put_aside(self: Arc<Self>, delivery: Delivery) {
-        self.settle(Settlement { delivery, next: Next::Held, charge: false, attempt: None, emitted: Vec::new() }).await;
-    }
-
-    async fn settle(&self, settlement: Settlement) {
-        let delivery = settlement.delivery.clone();
-        let next = settlement.next.clone();
-        let mut settlement = Some(settlement);
-        // The row says "owed" until this succeeds, so giving up at the stop repeats the try and loses nothing.
-        while let Some(this) = settlement.take() {
-            match self.committer.settle(this).await {
-                Ok(_) => {}
-                Err((_, returned)) if !self.stop.is_cancelled() => {
-                    settlement = returned;
-                    tokio::time::sleep(SETTLE_PAUSE).await;
-                }
-                Err(_) => {}
-            }
-        }
-        if let Next::Retry(at_ms) = next {
-            self.queues.due(at_ms);
-        }
-        if delivery.ordering.is_some() {
-            // Whoever waits behind it in the table may be claimed now.
-            self.queues.spilled(delivery.endpoint);
-        }
-        self.queues.release(delivery.endpoint, delivery.event.payload.len());
+        self.committer
+            .settle(Settlement { delivery, next: Next::Held, charge: false, attempt: None, emitted: Vec::new() })
+            .await;
     }
 
     async fn pause(&self, delivery: &Delivery, reason: &str) {

@@ -53,7 +53,11 @@ pub(crate) struct Partner {
 
 impl Partner {
     pub(crate) async fn of(url: &str, path: &str) -> Partner {
-        Partner { client: Client::connect(url, None).await.expect("the hub answers"), path: path.to_owned() }
+        Partner::try_of(url, path).await.expect("the hub answers")
+    }
+
+    pub(crate) async fn try_of(url: &str, path: &str) -> anyhow::Result<Partner> {
+        Ok(Partner { client: Client::connect(url, None).await?, path: path.to_owned() })
     }
 
     pub(crate) async fn try_send(&mut self, body: &Value) -> anyhow::Result<Answer> {
