@@ -9,6 +9,9 @@ use crate::harness::partner::{Partner, signature, source};
 
 const PATH: &str = "/webhooks/partner/order";
 
+/// What is wrong, the status it gets, and the request: verb, path, headers, body.
+type Wrong<'a> = (&'a str, u16, Method, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
 async fn hub() -> TestHub {
     TestHub::start(&source(PATH, "order.created")).await
 }
@@ -26,7 +29,7 @@ async fn what_is_wrong_is_refused_and_leaves_nothing() {
     let broken_signature = signature(broken);
     let long_header = "0".repeat(9000);
     let sign = "x-webhook-signature";
-    let wrong: &[(&str, u16, Method, &str, &[(&str, &str)], &str)] = &[
+    let wrong: &[Wrong] = &[
         ("no signature", 401, Method::POST, PATH, &[], body),
         ("a wrong signature", 401, Method::POST, PATH, &[(sign, &other)], body),
         ("two signatures", 401, Method::POST, PATH, &[(sign, &good), (sign, &good)], body),

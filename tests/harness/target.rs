@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -33,7 +33,6 @@ pub(crate) type Told = (u16, Vec<(&'static str, String)>);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Got {
-    pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -141,8 +140,8 @@ impl Drop for Target {
     }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    shared.got.lock().expect("unpoisoned").push(Got { path: uri.to_string(), headers, body });
+async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    shared.got.lock().expect("unpoisoned").push(Got { headers, body });
     shared.arrived.notify_waiters();
     let _open = shared.open.read().await;
     let told = shared.answers.lock().expect("unpoisoned").pop_front();

@@ -143,14 +143,14 @@ impl Cache {
     /// the one thing that wasmtime does not defend against hostile input.
     pub(crate) async fn component(&self, digest: &str, wasm: &[u8]) -> Result<Component, String> {
         let compiled = self.directory.join(format!("{digest}-{}.cwasm", self.fingerprint));
-        if !compiled.exists() {
-            self.compile(wasm, &compiled).await?;
+        // One that does not load was cut short by a crash, or written by another build: it is made anew.
+        if compiled.exists()
+            && let Ok(component) = load(&self.engine, &compiled)
+        {
+            return Ok(component);
         }
-        load(&self.engine, &compiled).or_else(|first| {
-            // Cut short by a crash, or written by another build: the next upload or start makes it anew.
-            let _ = std::fs::remove_file(&compiled);
-            Err(first)
-        })
+        self.compile(wasm, &compiled).await?;
+        load(&self.engine, &compiled)
     }
 
     async fn compile(&self, wasm: &[u8], compiled: &Path) -> Result<(), String> {
