@@ -182,12 +182,15 @@ fn empty_catalog() -> Catalog {
 
 /// Makes the data directory ours alone.
 fn occupy(data: &Path) -> anyhow::Result<std::fs::File> {
-    use std::os::unix::fs::DirBuilderExt as _;
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data)
         .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    // It may have been made by somebody else, with what a umask leaves.
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("{} does not belong to this user", data.display()))?;
     let path = data.join("hub.lock");
     let lock = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     lock.try_lock().map_err(|_| {

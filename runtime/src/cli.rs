@@ -202,7 +202,7 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
 
     let config = match options.config.is_empty() {
         true => None,
-        false => Some(load(&options.config)?),
+        false => Some(load(&options.config, config::load_with_secrets)?),
     };
     let hub = Hub::start(Options {
         data: options.data,
@@ -227,9 +227,11 @@ async fn terminated() -> anyhow::Result<()> {
     Ok(())
 }
 
+type Read = fn(&[PathBuf]) -> Result<Config, Vec<config::Problem>>;
+
 /// Reads configuration files and the components that they name.
-fn load(files: &[PathBuf]) -> anyhow::Result<(Config, BTreeMap<String, Vec<u8>>)> {
-    let config = config::load_with_secrets(files).map_err(|problems| {
+fn load(files: &[PathBuf], read: Read) -> anyhow::Result<(Config, BTreeMap<String, Vec<u8>>)> {
+    let config = read(files).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("the configuration has {} problems:\n{}", lines.len(), lines.join("\n"))
     })?;
@@ -245,7 +247,8 @@ fn load(files: &[PathBuf]) -> anyhow::Result<(Config, BTreeMap<String, Vec<u8>>)
 
 async fn apply(options: Apply) -> anyhow::Result<()> {
     use base64::Engine as _;
-    let (config, components) = load(&options.files)?;
+    // The hub has the secrets, not whoever applies.
+    let (config, components) = load(&options.files, config::load)?;
     let base64 = base64::engine::general_purpose::STANDARD;
     let components: BTreeMap<_, _> = components.iter().map(|(name, wasm)| (name, base64.encode(wasm))).collect();
     let body = serde_json::json!({ "config": config, "components": components });
