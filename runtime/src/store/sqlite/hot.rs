@@ -186,17 +186,26 @@ fn wait_until(db: &Connection, delivery: DeliveryId, at_ms: u64) -> Result<()> {
     Ok(())
 }
 
+/// A query whose rows [`delivery`] reads; `$from` is what follows its columns.
+macro_rules! select_deliveries {
+    ($from:literal) => {
+        concat!(
+            "select d.id, d.endpoint_id, d.route_id, d.queue_id, d.priority, d.tries, d.charged, d.ordering_key, e.id, ",
+            "e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload from ",
+            $from
+        )
+    };
+}
+
 pub(super) fn claim(db: &Connection, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
     let deliveries: Vec<Delivery> = db
-        .prepare_cached(
-            "select d.id, d.endpoint_id, d.route_id, d.queue_id, d.priority, d.tries, d.charged, d.ordering_key, \
-             e.id, e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload \
-             from webhook_deliveries d join integration_events e on e.id = d.event_id \
+        .prepare_cached(select_deliveries!(
+            "webhook_deliveries d join integration_events e on e.id = d.event_id \
              where d.node_id = 0 and d.endpoint_id = ? and d.status = 0 and (d.ordering_key is null or not exists \
              (select 1 from webhook_deliveries b where b.endpoint_id = d.endpoint_id \
              and b.ordering_key = d.ordering_key and b.id < d.id and b.status in (0, 1, 5))) \
-             order by d.priority desc, d.id limit ?",
-        )?
+             order by d.priority desc, d.id limit ?"
+        ))?
         .query_map(params![endpoint, limit], delivery)?
         .collect::<Result<_>>()?;
     for delivery in &deliveries {
@@ -207,12 +216,10 @@ pub(super) fn claim(db: &Connection, node: i64, endpoint: i64, limit: u32) -> Re
 
 pub(super) fn promote(db: &Connection, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
     let due: Vec<Delivery> = db
-        .prepare_cached(
-            "select d.id, d.endpoint_id, d.route_id, d.queue_id, d.priority, d.tries, d.charged, d.ordering_key, \
-             e.id, e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload \
-             from (select delivery_id from retry_queue where next_retry_at <= ? order by next_retry_at limit ?) r \
-             join webhook_deliveries d on d.id = r.delivery_id join integration_events e on e.id = d.event_id",
-        )?
+        .prepare_cached(select_deliveries!(
+            "(select delivery_id from retry_queue where next_retry_at <= ? order by next_retry_at limit ?) r \
+             join webhook_deliveries d on d.id = r.delivery_id join integration_events e on e.id = d.event_id"
+        ))?
         .query_map(params![now_ms as i64, limit], delivery)?
         .collect::<Result<_>>()?;
     let mut promoted = Promoted::default();
