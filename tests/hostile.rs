@@ -14,7 +14,7 @@ const DEADLINE_MS: u64 = 1500;
 
 /// What a mode of the hostile connector ends as: outcome (or outcomes, where the machine's speed decides), and a part
 /// of the message.
-const CONNECTOR: &[(&str, &str, &str)] = &[
+const CONNECTOR: &[Ends] = &[
     ("behaves", "delivered", ""),
     ("loops", "timed-out", ""),
     ("asks", "timed-out", ""),
@@ -42,7 +42,7 @@ const CONNECTOR: &[(&str, &str, &str)] = &[
 ];
 
 /// The same of the hostile mapping.
-const MAPPING: &[(&str, &str, &str)] = &[
+const MAPPING: &[Ends] = &[
     ("behaves", "delivered", ""),
     ("loops", "timed-out", ""),
     ("grows", "out-of-memory", "memory"),
@@ -62,6 +62,32 @@ async fn outcome_of(hub: &TestHub, id: &str) -> Value {
     attempts(&event)[0].clone()
 }
 
+/// A mode, the outcome or outcomes that it ends as, and a part of the message.
+type Ends = (&'static str, &'static str, &'static str);
+
+/// Sets all modes going at once and holds each against what it should end as, and in time. Answers the events' ids, and
+/// what is left over.
+async fn all_end_as_they_should(
+    hub: &TestHub,
+    modes: &[Ends],
+) -> (Vec<String>, Vec<(&'static str, &'static str, u64)>) {
+    let mut ids = Vec::new();
+    for (mode, ..) in modes {
+        ids.push(publish(hub, &format!("harm.{mode}")).await);
+    }
+    let mut left = Vec::new();
+    for ((mode, outcome, message), id) in modes.iter().zip(&ids) {
+        let attempt = outcome_of(hub, id).await;
+        let ended = attempt["outcome"].as_str().expect("a word");
+        assert!(outcome.split('|').any(|outcome| outcome == ended), "{mode}: {attempt:#}");
+        left.extend(left_over(mode, ended));
+        assert!(attempt["message"].as_str().unwrap_or("").contains(message), "{mode}: {attempt:#}");
+        let took = attempt["duration_ms"].as_f64().expect("a duration");
+        assert!(took < (DEADLINE_MS + 50) as f64, "{mode} took {took} ms");
+    }
+    (ids, left)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_hostile_connector_ends_as_what_it_is() {
     let mut toml = source(PATH, "order.created");
@@ -77,20 +103,7 @@ async fn each_hostile_connector_ends_as_what_it_is() {
     }
     let hub = TestHub::start(&toml).await;
     let begun = Instant::now();
-    let mut ids = Vec::new();
-    for (mode, ..) in CONNECTOR {
-        ids.push(publish(&hub, &format!("harm.{mode}")).await);
-    }
-    let mut left = Vec::new();
-    for ((mode, outcome, message), id) in CONNECTOR.iter().zip(&ids) {
-        let attempt = outcome_of(&hub, id).await;
-        let ended = attempt["outcome"].as_str().expect("a word");
-        assert!(outcome.split('|').any(|outcome| outcome == ended), "{mode}: {attempt:#}");
-        left.extend(left_over(mode, ended));
-        assert!(attempt["message"].as_str().unwrap_or("").contains(message), "{mode}: {attempt:#}");
-        let took = attempt["duration_ms"].as_f64().expect("a duration");
-        assert!(took < (DEADLINE_MS + 50) as f64, "{mode} took {took} ms");
-    }
+    let (ids, left) = all_end_as_they_should(&hub, CONNECTOR).await;
     assert!(begun.elapsed() < Duration::from_secs(15), "all of it took {:?}", begun.elapsed());
     let panic = outcome_of(&hub, &ids[5]).await;
     assert!(panic["message"].as_str().expect("a message").contains("lib.rs:"), "file and line: {panic:#}");
@@ -112,21 +125,7 @@ async fn each_hostile_mapping_ends_as_what_it_is() {
         toml += &format!("[[routes]]\nevent = \"harm.{mode}\"\nendpoint = \"{mode}\"\nmapping = \"{mode}\"\n");
     }
     let hub = TestHub::start(&toml).await;
-    let mut ids = Vec::new();
-    for (mode, ..) in MAPPING {
-        ids.push(publish(&hub, &format!("harm.{mode}")).await);
-    }
-    let mut left = Vec::new();
-    for ((mode, outcome, message), id) in MAPPING.iter().zip(&ids) {
-        let attempt = outcome_of(&hub, id).await;
-        let ended = attempt["outcome"].as_str().expect("a word");
-        assert!(outcome.split('|').any(|outcome| outcome == ended), "{mode}: {attempt:#}");
-        left.extend(left_over(mode, ended));
-        assert!(attempt["message"].as_str().unwrap_or("").contains(message), "{mode}: {attempt:#}");
-        // A mapping that is begun anew on its own thread has its 200 ms there, after the first 10.
-        let took = attempt["duration_ms"].as_f64().expect("a duration");
-        assert!(took < (DEADLINE_MS + 50) as f64, "{mode} took {took} ms");
-    }
+    let (_, left) = all_end_as_they_should(&hub, MAPPING).await;
     hub.finish(&left).await;
 }
 
