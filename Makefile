@@ -2,7 +2,8 @@
 
 CARGO ?= cargo
 HUB = target/debug/tomada
-CONNECTORS = $(dir $(wildcard connectors/*/Cargo.toml))
+# connectors/carinho is a library that some of them share.
+CONNECTORS = $(filter-out connectors/carinho/,$(dir $(wildcard connectors/*/Cargo.toml)))
 GUESTS = $(dir $(wildcard tests/guests/*/Cargo.toml))
 
 .PHONY: run test components toolchain hub bench lint clean

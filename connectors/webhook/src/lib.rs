@@ -3,6 +3,9 @@
 //!
 //! Signatures are sent when their secret is bound: `signing` for `webhook-signature`, `legacy_signing` for
 //! `X-Webhook-Signature`.
+//!
+//! When something has to follow on a plain delivery, `announce` names the event's type: once the target has taken the
+//! event, `event.delivered` says so.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +29,9 @@ struct Settings {
     /// Adds `_meta {event_id, event_type, source_system, timestamp}` to a payload that is a JSON object.
     #[serde(default)]
     meta: bool,
+    /// The types of the events whose delivery is an event of its own, `event.delivered`.
+    #[serde(default)]
+    announce: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +40,14 @@ enum Auth {
     ApiKey,
     InternalToken,
     Bearer,
+}
+
+#[derive(Serialize)]
+struct Delivered<'a> {
+    event_id: &'a str,
+    event_type: &'a str,
+    /// What was delivered, without `_meta`.
+    payload: Box<RawValue>,
 }
 
 fn post() -> Method {
@@ -47,12 +61,15 @@ fn integracoes() -> String {
     name = "webhook",
     hosts = ["settings.url"],
     secrets = ["auth", "signing", "legacy_signing"],
+    emits = ["event.delivered"],
     description = "Delivers events to any HTTPS URL, signed."
 )]
 fn handle(cx: &Context<Settings>, event: Event<Raw>) -> Result<Receipt, Failure> {
     let settings = &cx.settings;
     let now_ms = cx.now_ms();
     let timestamp = (now_ms / 1000).to_string();
+    // Before anything is sent: what was delivered cannot be taken back.
+    let announced = settings.announce.contains(&event.event_type).then(|| announced(&event)).transpose()?;
     let meta = settings.meta.then(|| with_meta(&event, &settings.source_system)).flatten();
 
     let mut request = cx
@@ -79,7 +96,7 @@ fn handle(cx: &Context<Settings>, event: Event<Raw>) -> Result<Receipt, Failure>
         Some(Auth::Bearer) => request.bearer(cx.secret("auth")?),
     };
 
-    let body = meta.unwrap_or(event.payload.0);
+    let body = meta.unwrap_or_else(|| event.payload.0.clone());
     let signed = [event.delivery_id.as_bytes(), b".", timestamp.as_bytes(), b".", &body].concat();
     if let Ok(signature) = cx.hmac_sha256("signing", &signed) {
         request = request.header("webhook-signature", format!("v1,{}", signature.base64()));
@@ -87,7 +104,27 @@ fn handle(cx: &Context<Settings>, event: Event<Raw>) -> Result<Receipt, Failure>
     if let Ok(signature) = cx.hmac_sha256("legacy_signing", &body) {
         request = request.header("X-Webhook-Signature", signature.hex());
     }
-    Ok(request.body(body).send()?.ok()?.into())
+    let receipt = Receipt::from(request.body(body).send()?.ok()?);
+    match announced {
+        Some(payload) => {
+            let delivered = Delivered { event_id: &event.id, event_type: &event.event_type, payload };
+            receipt.emit("event.delivered", &delivered)
+        }
+        None => Ok(receipt),
+    }
+}
+
+/// The payload as part of an event, which is JSON.
+fn announced(event: &Event<Raw>) -> Result<Box<RawValue>, Failure> {
+    serde_json::from_slice(&event.payload).map_err(|_| {
+        Failure::rejected(
+            "announce-no-json",
+            format!(
+                "a payload of {} is no JSON and cannot be announced: leave the type out of `announce`",
+                event.event_type
+            ),
+        )
+    })
 }
 
 /// The payload with `_meta`, when it is a JSON object. The other values stay byte for byte what they were.
@@ -194,6 +231,45 @@ mod tests {
         assert_eq!(run.requests[0].header("Content-Type"), Some("application/vnd.x+json"));
 
         assert_eq!(deliver(settings, "[1]", |host| host).requests[0].body, b"[1]");
+    }
+
+    #[test]
+    fn a_delivery_is_announced_when_it_happened() {
+        let settings = json!({"url": URL, "meta": true, "announce": ["payout.processed", "lead.created"]});
+        for (payload, expected) in [
+            (r#"{"id": 12, "value": 1.50, "_meta": 1}"#, r#"{"id": 12, "value": 1.50, "_meta": 1}"#),
+            (" [1, \"é\"]\n", "[1, \"é\"]"),
+            ("null", "null"),
+        ] {
+            let run = deliver(settings.clone(), payload, |host| host);
+            let [announced] = &run.receipt().emitted[..] else { panic!("{run:?}") };
+            assert_eq!((announced.event_type.as_str(), &announced.idempotency_key), ("event.delivered", &None));
+            assert_eq!(
+                String::from_utf8_lossy(&announced.payload),
+                format!(r#"{{"event_id":"evt_0000000000001","event_type":"lead.created","payload":{expected}}}"#)
+            );
+            assert_eq!(run.receipt().http_status, Some(202));
+        }
+
+        let run = Host::new()
+            .settings(settings.clone())
+            .answer(Method::Post, URL, 500, json!(null))
+            .run(handle, event("lead.created", json!({})));
+        assert!(matches!(run.failure(), Failure::Transient(detail) if detail.code == "http-500"));
+
+        // Nothing is sent that could not be announced.
+        let mut text = event("lead.created", json!(null));
+        text.payload = Raw(b"Ana".to_vec());
+        let run = Host::new().settings(settings).run(handle, text);
+        assert!(matches!(run.failure(), Failure::Rejected(detail) if detail.code == "announce-no-json"));
+        assert!(run.requests.is_empty());
+    }
+
+    #[test]
+    fn other_deliveries_are_not_announced() {
+        for settings in [json!({"url": URL}), json!({"url": URL, "announce": ["caregiver.updated"]})] {
+            assert!(deliver(settings, "{}", |host| host).emitted().is_empty());
+        }
     }
 
     #[test]
