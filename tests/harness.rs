@@ -59,8 +59,14 @@ impl TestHub {
     }
 
     /// Stops the hub and starts it on the same directory, without a configuration: what it knows is in the database.
-    pub(crate) async fn restart(mut self) -> TestHub {
+    pub(crate) async fn restart(self) -> TestHub {
+        self.restart_after(Duration::ZERO).await
+    }
+
+    /// The same, after a time without a hub.
+    pub(crate) async fn restart_after(mut self, pause: Duration) -> TestHub {
         self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+        self.clock.advance(pause);
         let data = self.data.take().expect("it has a directory");
         TestHub::start_on(data, self.clock.clone(), None).await
     }
@@ -79,6 +85,13 @@ impl TestHub {
 
     pub(crate) async fn put(&self, path: &str, body: Vec<u8>) -> Answer {
         self.client().await.put(path, body).await.expect("an answer")
+    }
+
+    /// Runs the command line against this hub.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = tokio::process::Command::new(components::tomada());
+        command.args(arguments).env("TOMADA_URL", &self.url).env("TOMADA_API_KEY", &self.key);
+        command.output().await.expect("the program runs")
     }
 
     /// The event with its deliveries, once `done` says so.

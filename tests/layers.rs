@@ -14,11 +14,11 @@ const FLOORS: &[&[&str]] = &[
     &["app"],
     // The doors.
     &["admin"],
-    &["ingress", "worker"],
+    &["ingress", "worker", "scheduler"],
     // The rooms.
     &["apply"],
     &["registry", "committer"],
-    &["listen", "keys", "plugin", "queue"],
+    &["listen", "keys", "plugin", "queue", "sync"],
     &["catalog"],
     &["plugin::manifest"],
     // The cellar.
@@ -40,6 +40,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wit_component", &["plugin::manifest", "toolchain"]),
     ("reqwest", &["outbound"]),
     ("rustls", &["outbound"]),
+    ("croner", &["config"]),
+    ("chrono", &["config"]),
+    ("chrono_tz", &["config"]),
     ("redis", &[]),
     ("axum", &["ingress", "ingress::key", "ingress::verify", "admin", "app", "listen", "problem", "bench", "demo"]),
     ("hyper", &["client", "send", "bench", "demo"]),
@@ -50,6 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
 
 /// Files that say so at their top: no async, no clock, no I/O.
 const PURE: &[&str] = &[
+    "config/times.rs",
     "delivery.rs",
     "event.rs",
     "ingress/key.rs",
@@ -58,6 +62,7 @@ const PURE: &[&str] = &[
     "queue/gate.rs",
     "queue/ready.rs",
     "outbound/address.rs",
+    "admin/mappings/changes.rs",
 ];
 
 fn source() -> PathBuf {

@@ -4,10 +4,14 @@
 
 mod crash;
 mod fairness;
+mod feedback;
 mod harness;
 mod hostile;
 mod ingress;
 mod layers;
 mod lead;
+mod mappings;
+mod once;
 mod retry;
+mod schedules;
 mod swap;

@@ -4,6 +4,8 @@ mod connectors;
 mod deliveries;
 mod endpoints;
 mod events;
+mod mappings;
+mod schedules;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ use crate::keys::{self, Pepper, write_private};
 use crate::problem::Problem;
 use crate::queue::Queues;
 use crate::registry::{PushError, Registry};
+use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
 use crate::worker::Shop;
 
@@ -45,10 +48,21 @@ pub(crate) struct Office {
     pub(crate) registry: Arc<Registry>,
     pub(crate) committer: Committer,
     pub(crate) shop: Arc<Shop>,
+    pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) pepper: Pepper,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) data: PathBuf,
+}
+
+impl Office {
+    /// What is in force, for the commands on this machine.
+    fn write_config(&self) {
+        let config = serde_json::to_vec_pretty(&self.catalog.get().config).unwrap_or_default();
+        if let Err(error) = write_private(&self.data.join("config.json"), &config) {
+            tracing::warn!(%error, "writing config.json failed");
+        }
+    }
 }
 
 type Answer = Result<Response, Problem>;
@@ -64,10 +78,18 @@ pub(crate) fn router(office: Arc<Office>) -> Router {
         .route("/endpoints/{name}/pause", post(endpoints::pause))
         .route("/endpoints/{name}/resume", post(endpoints::resume))
         .route("/queues", get(endpoints::queues))
+        .route("/schedules", get(schedules::list))
+        .route("/sync-jobs", get(schedules::jobs))
+        .route("/sync-jobs/{name}/runs", get(schedules::runs))
+        .route("/sync-jobs/{name}/run", post(schedules::run))
         .route("/connectors", get(connectors::list))
         .route("/connectors/{name}", put(connectors::push))
         .route("/connectors/{name}/activate", post(connectors::activate))
         .route("/connectors/{name}/rollback", post(connectors::rollback))
+        .route("/mappings", get(mappings::list))
+        .route("/mappings/{name}", get(mappings::show).put(mappings::edit))
+        .route("/mappings/{name}/activate", post(mappings::activate))
+        .route("/mappings/{name}/try", post(mappings::trial::run))
         .route("/apply", post(apply))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "the API has no such path"))
         .method_not_allowed_fallback(async || {
@@ -141,10 +163,7 @@ async fn apply(
         .map_err(|problems| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, problems.join("\n")))?;
     if !query.dry_run {
         office.shop.staff();
-        let config = serde_json::to_vec_pretty(&office.catalog.get().config).unwrap_or_default();
-        if let Err(error) = write_private(&office.data.join("config.json"), &config) {
-            tracing::warn!(%error, "writing config.json failed");
-        }
+        office.write_config();
     }
     Ok(Json(json!({ "changes": changes })).into_response())
 }

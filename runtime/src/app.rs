@@ -25,6 +25,7 @@ use crate::outbound::Outbound;
 use crate::plugin::Plugins;
 use crate::queue::{Queues, keeper};
 use crate::registry::Registry;
+use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::worker::Shop;
@@ -129,6 +130,15 @@ impl Hub {
         shop.staff();
         tasks.spawn(keeper::run(store.clone(), queues.clone(), node, stop.clone()));
 
+        let scheduler = Arc::new(Scheduler {
+            store: store.clone(),
+            catalog: catalog.clone(),
+            committer: committer.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+        });
+        tasks.spawn(scheduler.clone().run(stop.clone()));
+
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let url = format!("http://{}", listener.local_addr()?);
         let door = Arc::new(Door {
@@ -144,6 +154,7 @@ impl Hub {
             registry,
             committer: committer.clone(),
             shop,
+            scheduler,
             pepper,
             clock: clock.clone(),
             ids,
@@ -152,7 +163,8 @@ impl Hub {
         write_private(&data.join("config.json"), &serde_json::to_vec_pretty(&catalog.get().config)?)?;
         let router = admin::router(office).merge(
             axum::Router::new()
-                .route("/webhooks/{*path}", axum::routing::any(crate::ingress::webhook).with_state(door)),
+                .route("/webhooks/{*path}", axum::routing::any(crate::ingress::webhook).with_state(door.clone()))
+                .route("/feedback/{token}", axum::routing::any(crate::ingress::feedback::page).with_state(door)),
         );
         let server = tokio::spawn(listen::serve(listener, router, stop.clone()));
         let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });

@@ -63,14 +63,17 @@ impl Applier<'_> {
                 detail: digest(wasm)[..12].to_owned(),
             })
             .collect();
+        if !dry_run {
+            for (name, wasm) in components {
+                self.registry.push(&name, wasm).await.map_err(|error| vec![format!("connector {name:?}: {error}")])?;
+            }
+        }
+        let _editing = self.catalog.editing.lock().await;
         let rows = self.store.catalog().await.map_err(said)?;
         let (change, differences) = catalog::difference(&self.catalog.get().config, &rows, &wanted);
         lines.extend(differences);
         if dry_run {
             return Ok(lines);
-        }
-        for (name, wasm) in components {
-            self.registry.push(&name, wasm).await.map_err(|error| vec![format!("connector {name:?}: {error}")])?;
         }
         self.store.put_catalog(&change, self.clock.now_ms()).await.map_err(said)?;
         reload(self.store, self.catalog, self.queues).await.map_err(|error| vec![error])?;
@@ -80,6 +83,7 @@ impl Applier<'_> {
 
 /// Reads the catalog anew, and tells the queues.
 pub(crate) async fn reload(store: &dyn Store, current: &Current, queues: &Queues) -> Result<(), String> {
+    let _reading = current.reading.lock().await;
     let rows = store.catalog().await.map_err(|error| error.to_string())?;
     current.set(Catalog::load(rows).map_err(|problems| problems.join("\n"))?);
     queues.configure(&current.get());
@@ -101,7 +105,7 @@ fn needed(wanted: &Config) -> impl Iterator<Item = (&str, &str, &str)> {
 /// The configuration as the database would hold it, for a trial load that resolves every secret.
 fn rows_of(wanted: &Config) -> CatalogRows {
     use crate::catalog::json;
-    use crate::store::rows::{EndpointRow, MappingRow};
+    use crate::store::rows::{EndpointRow, MappingRow, Origin};
     CatalogRows {
         sources: wanted.sources.iter().map(|(name, source)| (name.clone(), json(source))).collect(),
         queues: wanted.queues.iter().zip(1..).map(|((name, queue), id)| (id, name.clone(), json(queue))).collect(),
@@ -121,7 +125,16 @@ fn rows_of(wanted: &Config) -> CatalogRows {
         mappings: wanted
             .mappings
             .iter()
-            .map(|(name, mapping)| MappingRow { name: name.clone(), config: json(mapping) })
+            .map(|(name, mapping)| MappingRow {
+                id: 0,
+                name: name.clone(),
+                version: 0,
+                config: json(mapping),
+                origin: Origin::Apply,
+                activated_by: Origin::Apply,
+            })
             .collect(),
+        // They hold nothing that has to be resolved.
+        schedules: Vec::new(),
     }
 }

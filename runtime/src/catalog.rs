@@ -8,12 +8,13 @@ use std::sync::{Arc, RwLock};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::ID_STRIDE;
+use crate::config::times::Times;
 use crate::config::{self, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, SecretRef};
 use crate::event::{DeliveryId, EventId, NewDelivery, Place};
 use crate::ingress::key::pointer;
 use crate::ingress::verify::Scheme;
 use crate::outbound::Policy;
-use crate::store::rows::CatalogRows;
+use crate::store::rows::{CatalogRows, MappingRow, Origin, ScheduleKind};
 
 pub(crate) struct Catalog {
     /// What is in force, as it would be written in a file (without the connectors' files).
@@ -22,6 +23,8 @@ pub(crate) struct Catalog {
     pub(crate) webhooks: HashMap<String, Arc<Webhook>>,
     pub(crate) endpoints: HashMap<i64, Arc<Endpoint>>,
     pub(crate) queues: HashMap<String, (i64, config::Queue)>,
+    /// When schedules and sync jobs are due; jobs that are started by hand only are not among them.
+    pub(crate) times: HashMap<(ScheduleKind, String), Times>,
     routes: HashMap<i64, Arc<Route>>,
     routes_by_event: HashMap<String, Vec<Arc<Route>>>,
 }
@@ -54,6 +57,7 @@ pub(crate) struct Endpoint {
     pub(crate) deadline_ms: u64,
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
+    pub(crate) at_most_once: bool,
     /// Why it is paused.
     pub(crate) paused: Option<String>,
     /// No longer configured; what is still owed to it is held.
@@ -72,11 +76,25 @@ pub(crate) struct Route {
 }
 
 pub(crate) struct Mapping {
+    /// Of this version, event_mappings.id; 0 when it is stored nowhere.
+    pub(crate) id: i64,
     pub(crate) name: Arc<str>,
     pub(crate) component: Arc<str>,
     /// JSON.
     pub(crate) settings: String,
     pub(crate) deadline_ms: u64,
+}
+
+impl Mapping {
+    pub(crate) fn prepare(id: i64, name: &str, mapping: &config::Mapping) -> Mapping {
+        Mapping {
+            id,
+            name: name.into(),
+            component: mapping.component.as_str().into(),
+            settings: serde_json::Value::Object(mapping.settings.clone()).to_string(),
+            deadline_ms: mapping.deadline_ms,
+        }
+    }
 }
 
 impl Catalog {
@@ -123,13 +141,7 @@ impl Catalog {
             let Some(mapping) = read::<config::Mapping>(&row.config, "mapping", &row.name, &mut problems) else {
                 continue;
             };
-            let prepared = Mapping {
-                name: row.name.as_str().into(),
-                component: mapping.component.as_str().into(),
-                settings: serde_json::Value::Object(mapping.settings.clone()).to_string(),
-                deadline_ms: mapping.deadline_ms,
-            };
-            mappings.insert(row.name.clone(), Arc::new(prepared));
+            mappings.insert(row.name.clone(), Arc::new(Mapping::prepare(row.id, &row.name, &mapping)));
             config.mappings.insert(row.name, mapping);
         }
 
@@ -167,6 +179,7 @@ impl Catalog {
                 deadline_ms: endpoint.deadline_ms,
                 retry: endpoint.retry.clone(),
                 breaker: endpoint.breaker.clone(),
+                at_most_once: endpoint.at_most_once,
                 paused: row.paused,
                 removed: row.removed,
             };
@@ -206,8 +219,34 @@ impl Catalog {
             }
         }
 
+        let mut times = HashMap::new();
+        for row in rows.schedules {
+            let (cron, time_zone) = match row.kind {
+                ScheduleKind::Schedule => {
+                    let schedule = read::<config::Schedule>(&row.config, "schedule", &row.name, &mut problems);
+                    let Some(schedule) = schedule else { continue };
+                    let when = (Some(schedule.cron.clone()), schedule.time_zone.clone());
+                    config.schedules.insert(row.name.clone(), schedule);
+                    when
+                }
+                ScheduleKind::SyncJob => {
+                    let Some(job) = read::<config::SyncJob>(&row.config, "sync job", &row.name, &mut problems) else {
+                        continue;
+                    };
+                    let when = (job.cron.clone(), job.time_zone.clone());
+                    config.sync_jobs.insert(row.name.clone(), job);
+                    when
+                }
+            };
+            let Some(cron) = cron else { continue };
+            match Times::read(&cron, &time_zone) {
+                Ok(when) => drop(times.insert((row.kind, row.name), when)),
+                Err((field, problem)) => problems.push(format!("schedule {:?}: {field} {problem}", row.name)),
+            }
+        }
+
         if problems.is_empty() {
-            Ok(Catalog { config, webhooks, endpoints, queues, routes, routes_by_event })
+            Ok(Catalog { config, webhooks, endpoints, queues, times, routes, routes_by_event })
         } else {
             Err(problems)
         }
@@ -288,7 +327,7 @@ fn resolve(reference: &SecretRef) -> Result<Vec<u8>, String> {
     config::resolve(reference, Path::new(""))
 }
 
-fn passes(filter: &Filter, payload: &[u8]) -> bool {
+pub(crate) fn passes(filter: &Filter, payload: &[u8]) -> bool {
     let found = pointer(payload, &filter.pointer);
     match &filter.equals {
         Some(wanted) => found.as_ref() == Some(wanted),
@@ -306,19 +345,30 @@ fn ordering_key(at: &str, payload: &[u8]) -> i64 {
 }
 
 /// Where everybody finds the snapshot in force.
-pub(crate) struct Current(RwLock<Arc<Catalog>>);
+pub(crate) struct Current {
+    snapshot: RwLock<Arc<Catalog>>,
+    /// Held from reading the rows to [`Current::set`], so that no older reading replaces a newer one.
+    pub(crate) reading: tokio::sync::Mutex<()>,
+    /// Held from comparing with what is in force to having changed it, so that what is told about to be replaced is
+    /// what is replaced.
+    pub(crate) editing: tokio::sync::Mutex<()>,
+}
 
 impl Current {
     pub(crate) fn new(catalog: Catalog) -> Current {
-        Current(RwLock::new(Arc::new(catalog)))
+        Current {
+            snapshot: RwLock::new(Arc::new(catalog)),
+            reading: tokio::sync::Mutex::default(),
+            editing: tokio::sync::Mutex::default(),
+        }
     }
 
     pub(crate) fn get(&self) -> Arc<Catalog> {
-        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.snapshot.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     pub(crate) fn set(&self, catalog: Catalog) {
-        *self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(catalog);
+        *self.snapshot.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(catalog);
     }
 }
 
@@ -339,6 +389,11 @@ pub(crate) fn difference(current: &Config, rows: &CatalogRows, wanted: &Config) 
     diff_map("endpoint", &current.endpoints, &wanted.endpoints, put, drop, &mut lines);
     let (put, drop) = (&mut change.put_mappings, &mut change.drop_mappings);
     diff_map("mapping", &current.mappings, &wanted.mappings, put, drop, &mut lines);
+    let (put, drop) = (&mut change.put_schedules, &mut change.drop_schedules);
+    diff_map("schedule", &current.schedules, &wanted.schedules, put, drop, &mut lines);
+    let (put, drop) = (&mut change.put_sync_jobs, &mut change.drop_sync_jobs);
+    diff_map("sync job", &current.sync_jobs, &wanted.sync_jobs, put, drop, &mut lines);
+    say_what_is_overwritten(&rows.mappings, &mut lines);
 
     // Routes have no names: one that is written the same is the same.
     let mut kept: Vec<(i64, config::Route)> = rows
@@ -372,6 +427,20 @@ pub(crate) struct Line {
     pub(crate) name: String,
     /// Which keys are other than before.
     pub(crate) detail: String,
+}
+
+/// Somebody's edit over the API does not vanish without a word.
+fn say_what_is_overwritten(mappings: &[MappingRow], lines: &mut [Line]) {
+    for line in lines.iter_mut().filter(|line| line.kind == "mapping") {
+        let Some(row) = mappings.iter().find(|row| row.name == line.name && row.activated_by == Origin::Api) else {
+            continue;
+        };
+        let verb = if line.action == "delete" { "takes out of force" } else { "replaces" };
+        let how = if row.origin == Origin::Api { "edited" } else { "put in force" };
+        let separator = if line.detail.is_empty() { "" } else { "; " };
+        let version = row.version;
+        line.detail.push_str(&format!("{separator}{verb} version {version}, which was {how} over the API"));
+    }
 }
 
 fn route_name(route: &config::Route) -> String {

@@ -1,7 +1,9 @@
 //! What `tomada` understands: commands, options, exit codes (0 done, 1 not done, 2 not understood).
 
 mod doctor;
+mod mappings;
 mod operate;
+mod sync;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,12 +46,21 @@ enum Command {
     Replay(operate::Replay),
     /// List endpoints, pause and resume them
     Endpoints(operate::Endpoints),
+    /// List sync jobs and their runs, start one
+    Sync(sync::Sync),
+    /// List schedules and when they are due
+    Schedules(sync::Schedules),
     /// Make API keys
     Keys(operate::Keys),
     /// Make, build, push and switch connectors and mappings
     Connector {
         #[command(subcommand)]
         command: Connector,
+    },
+    /// Look at, edit, try and switch mappings
+    Mappings {
+        #[command(subcommand)]
+        command: mappings::Mappings,
     },
     /// Measure: acks, deliveries end to end, draining a backlog
     Bench(bench::BenchOptions),
@@ -182,8 +193,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(options) => operate::dead_letters(options).await?,
         Command::Replay(options) => operate::replay(options).await?,
         Command::Endpoints(options) => operate::endpoints(options).await?,
+        Command::Sync(options) => return sync::sync(options).await,
+        Command::Schedules(options) => sync::schedules(options).await?,
         Command::Keys(options) => operate::keys(options).await?,
         Command::Connector { command } => connector(command).await?,
+        Command::Mappings { command } => return mappings::run(command).await,
         Command::Bench(options) => return bench::run(options).await,
         Command::Doctor(options) => return doctor::run(options).await,
         Command::Compile { .. } => unreachable!("handled before the runtime starts"),

@@ -91,10 +91,11 @@ pub fn admin_key(data: &Path) -> Result<String> {
     Ok(key.trim().to_owned())
 }
 
-/// A status and a body. Which statuses are good is the caller's business; [`Answer::ok`] takes 2xx.
+/// A status, headers and a body. Which statuses are good is the caller's business; [`Answer::ok`] takes 2xx.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
+    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -178,6 +179,14 @@ impl Client {
         self.send(Method::PUT, path, headers, body.into()).await
     }
 
+    /// The body is JSON.
+    ///
+    /// # Errors
+    /// As for [`Client::send`].
+    pub async fn put_json(&mut self, path: &str, body: impl Into<Bytes>) -> Result<Answer> {
+        self.send(Method::PUT, path, json(), body.into()).await
+    }
+
     /// `path` begins with `/` and is percent-encoded already.
     ///
     /// # Errors
@@ -204,10 +213,9 @@ impl Client {
             request.headers_mut().insert(AUTHORIZATION, key.clone());
         }
         let response = self.sender.send_request(request).await?;
-        let status = response.status().as_u16();
-        let body =
-            Limited::new(response.into_body(), LONGEST_ANSWER).collect().await.map_err(|error| anyhow!(error))?;
-        Ok(Answer { status, body: body.to_bytes() })
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, LONGEST_ANSWER).collect().await.map_err(|error| anyhow!(error))?;
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.to_bytes() })
     }
 }
 
@@ -258,7 +266,11 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_line() {
-        let answer = |body: &'static str| Answer { status: 404, body: Bytes::from_static(body.as_bytes()) };
+        let answer = |body: &'static str| Answer {
+            status: 404,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        };
         assert_eq!(answer(r#"{"title":"Not found","detail":"no such event"}"#).problem(), "no such event (404)");
         assert_eq!(answer(r#"{"title":"Not found"}"#).problem(), "Not found (404)");
         assert_eq!(answer("gone").problem(), "the hub answered 404 gone");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::delivery::{Next, Settlement};
+use crate::delivery::{Begin, Next, Settlement};
 use crate::event::{NewEvent, Place};
 use crate::queue::Queues;
 use crate::store::{Done, Store, StoreError, Work};
@@ -31,6 +31,7 @@ pub(crate) struct Committer {
 
 enum Ticket {
     Accept(NewEvent, oneshot::Sender<Result<Done, CommitError>>),
+    Begin(Begin, oneshot::Sender<Result<Done, CommitError>>),
     /// Nobody waits for it: what follows from it is done here.
     Settle(Box<Settlement>),
     /// Answered when all that came before it is done.
@@ -87,6 +88,13 @@ impl Committer {
         let (answer, done) = oneshot::channel();
         self.channel.try_send(Ticket::Accept(event, answer)).map_err(|_| CommitError::Full)?;
         done.await.map_err(|_| CommitError::Failed)?
+    }
+
+    /// Puts a try on record before it begins. False: the delivery is no longer this node's.
+    pub(crate) async fn begin(&self, begin: Begin) -> Result<bool, CommitError> {
+        let (answer, done) = oneshot::channel();
+        self.channel.send(Ticket::Begin(begin, answer)).await.map_err(|_| CommitError::Failed)?;
+        Ok(done.await.map_err(|_| CommitError::Failed)?? == Done::Begun)
     }
 
     /// Settles a delivery, soon; waits for room instead of refusing, since the work is done already.
@@ -160,7 +168,7 @@ fn fitting(batch: &[Ticket]) -> usize {
         bytes += match ticket {
             Ticket::Accept(event, _) => event.event.payload.len(),
             Ticket::Settle(settlement) => settlement.emitted.iter().map(|e| e.event.payload.len()).sum(),
-            Ticket::Flush(_) => 0,
+            Ticket::Begin(..) | Ticket::Flush(_) => 0,
         };
         bytes <= BATCH_BYTES
     });
@@ -179,6 +187,10 @@ async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket
                 work.push(Work::Accept(event));
                 answers.push(Some(answer));
             }
+            Ticket::Begin(begin, answer) => {
+                work.push(Work::Begin(begin));
+                answers.push(Some(answer));
+            }
             Ticket::Settle(mut settlement) => {
                 settlement.emitted.iter_mut().for_each(|event| reserve(queues, event));
                 work.push(Work::Settle(settlement));
@@ -195,6 +207,11 @@ async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket
                 hand_over(queues, event, matches!(done, Ok(Done::Accepted { duplicate: false, .. })));
                 if let Some(answer) = answer {
                     // Whoever asked may have gone; the work is done all the same.
+                    let _ = answer.send(done.map_err(|_| CommitError::Failed));
+                }
+            }
+            (Work::Begin(_), done) => {
+                if let Some(answer) = answer {
                     let _ = answer.send(done.map_err(|_| CommitError::Failed));
                 }
             }

@@ -10,6 +10,7 @@ mod check;
 mod files;
 mod near;
 mod read;
+pub(crate) mod times;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     pub mappings: BTreeMap<String, Mapping>,
     pub queues: BTreeMap<String, Queue>,
+    pub schedules: BTreeMap<String, Schedule>,
+    pub sync_jobs: BTreeMap<String, SyncJob>,
     pub connectors: BTreeMap<String, Connector>,
 }
 
@@ -123,6 +126,10 @@ pub enum Auth {
     /// An unguessable last segment of the path, where the webhook's path says `{token}`. It proves nothing about the
     /// body, so it takes a reason why the sender cannot sign.
     PathToken { secrets: Vec<SecretRef>, reason: String },
+    /// A link that a connector signed and a person follows: the last segment of `/feedback/{token}` is
+    /// `base64url(claims) "." base64url(HMAC-SHA256 of the first part)`, and the claims say until when it is good. What
+    /// the person answers on the page becomes the event, together with the claims.
+    SignedLink { secrets: Vec<SecretRef> },
 }
 
 impl Auth {
@@ -131,7 +138,17 @@ impl Auth {
         let (Auth::StandardWebhooks { secrets, .. }
         | Auth::Github { secrets }
         | Auth::HmacHex { secrets }
-        | Auth::PathToken { secrets, .. }) = self;
+        | Auth::PathToken { secrets, .. }
+        | Auth::SignedLink { secrets }) = self;
+        secrets
+    }
+
+    pub(crate) fn secrets_mut(&mut self) -> &mut [SecretRef] {
+        let (Auth::StandardWebhooks { secrets, .. }
+        | Auth::Github { secrets }
+        | Auth::HmacHex { secrets }
+        | Auth::PathToken { secrets, .. }
+        | Auth::SignedLink { secrets }) = self;
         secrets
     }
 }
@@ -156,13 +173,17 @@ pub struct Idempotency {
     /// A JSON pointer (RFC 6901) into the body, for instance `/idempotency_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
+    /// Several pointers, whose values together are the key; for senders that have no id of their own for what happened.
+    /// What one of them does not find counts as empty; when none finds anything, the digest of the body is the key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pointers: Vec<String>,
 }
 
 /// One path that a source posts to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
-    /// Starts with `/webhooks/`; may end in `/{token}`.
+    /// Starts with `/webhooks/` (with scheme signed-link: `/feedback/`); may end in `/{token}`.
     pub path: String,
     pub event: EventName,
     pub queue: String,
@@ -171,7 +192,7 @@ pub struct Webhook {
     /// Bytes; 1 MiB unless said otherwise, 16 MiB at most.
     #[serde(default = "default_max_body")]
     pub max_body: usize,
-    /// Whether `GET` on the path answers 200, for panels that check the URL.
+    /// Whether `GET` on the path answers 200, with or without its token, for panels that check the URL.
     #[serde(default)]
     pub answers_get: bool,
 }
@@ -245,6 +266,11 @@ pub struct Endpoint {
     pub retry: Retry,
     #[serde(default)]
     pub breaker: Breaker,
+    /// For what must not happen twice, such as messages to people, where the target cannot recognise a repetition: a try
+    /// that did not end as delivered although the target may have taken a request (a crash, a deadline, a trap, a lost
+    /// answer) is a dead letter for an operator, and is not repeated. Costs one more commit per try.
+    #[serde(default)]
+    pub at_most_once: bool,
 }
 
 fn default_concurrency() -> u32 {
@@ -340,6 +366,16 @@ pub struct Mapping {
     pub deadline_ms: u64,
 }
 
+impl Default for Mapping {
+    fn default() -> Self {
+        Mapping {
+            component: default_mapping_component(),
+            settings: serde_json::Map::new(),
+            deadline_ms: default_mapping_deadline_ms(),
+        }
+    }
+}
+
 fn default_mapping_component() -> String {
     "json-map".into()
 }
@@ -359,6 +395,54 @@ pub struct Queue {
 
 fn default_in_flight() -> u32 {
     16
+}
+
+/// Times at which an event comes to be by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Five fields: minute, hour, day of month, month, day of week; six with seconds in front.
+    pub cron: String,
+    /// IANA name, for instance `America/Sao_Paulo`.
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    pub event: String,
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// Of the event; `{"schedule": …, "due_at": …}` is added.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub payload: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A run with a cursor. Each page is an event `sync.NAME` that one route takes; its connector emits an event for each
+/// item, and answers with a cursor when there is more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncJob {
+    /// As in a schedule. Without it the job runs when it is started by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    #[serde(default = "low_queue")]
+    pub queue: String,
+}
+
+impl SyncJob {
+    /// The type of the events that ask for a page.
+    pub fn event(name: &str) -> String {
+        format!("sync.{name}")
+    }
+}
+
+fn utc() -> String {
+    "UTC".into()
+}
+fn default_queue() -> String {
+    "integrations".into()
+}
+fn low_queue() -> String {
+    "integrations-low".into()
 }
 
 /// A component file that `apply` uploads when its digest is new.

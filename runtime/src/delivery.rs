@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::Retry;
-use crate::event::{DeliveryId, Event, NewEvent};
+use crate::event::{DeliveryId, Event, NewEvent, SyncRunId};
 use crate::queue::backoff;
 
 /// A delivery in this node's hands: everything that a try needs, without another read.
@@ -76,10 +76,12 @@ pub(crate) enum Outcome {
     TooLarge = 11,
     /// There is no component to run, or it could not be started.
     Refused = 12,
+    /// The hub ended meanwhile, and the endpoint takes each delivery at most once. Also what a try is while it runs there.
+    Interrupted = 13,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Outcome; 13] = [
+    pub(crate) const ALL: [Outcome; 14] = [
         Outcome::Delivered,
         Outcome::Skipped,
         Outcome::Transient,
@@ -93,6 +95,7 @@ impl Outcome {
         Outcome::OutOfMemory,
         Outcome::TooLarge,
         Outcome::Refused,
+        Outcome::Interrupted,
     ];
 
     pub(crate) fn from_sql(number: i64) -> Outcome {
@@ -116,6 +119,8 @@ pub(crate) struct Attempt {
     /// Row ids of the versions that ran.
     pub(crate) connector_version: Option<i64>,
     pub(crate) mapping_version: Option<i64>,
+    /// Row id of the mapping, as it was edited, that said what to make.
+    pub(crate) mapping_id: Option<i64>,
     /// What the guest logged, only kept when the try failed.
     pub(crate) log: Option<String>,
 }
@@ -142,12 +147,33 @@ pub(crate) struct Settlement {
     /// None when no try was made: the delivery is only put aside.
     pub(crate) attempt: Option<Attempt>,
     pub(crate) emitted: Vec<NewEvent>,
+    /// What it means for the sync job whose page it was.
+    pub(crate) sync: Option<SyncStep>,
+}
+
+/// What the end of a page means for its run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SyncStep {
+    /// Done; with a cursor the last of the emitted events asks for the next page, without one the run is complete.
+    Page { run: SyncRunId, cursor: Option<String> },
+    /// The page is a dead letter, and the run has failed.
+    Failed { run: SyncRunId },
+}
+
+/// A try that must not be repeated, about to begin: on record before anything is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Begin {
+    pub(crate) delivery: DeliveryId,
+    /// The attempt's number.
+    pub(crate) number: u32,
+    pub(crate) started_ms: u64,
 }
 
 /// Tries that cost nothing (rate limits) end after this many, so that no delivery waits for ever.
 pub(crate) const MAX_TRIES: u32 = 100;
 
-/// The state machine: what follows from a try. Pure; `random` is drawn from [0, 1).
+/// The state machine: what follows from a try. Pure; `random` is drawn from [0, 1). `unrepeatable` says that the
+/// target may have done what it was asked for, and takes each delivery at most once.
 pub(crate) fn after(
     outcome: Outcome,
     retry_after_ms: Option<u64>,
@@ -155,13 +181,15 @@ pub(crate) fn after(
     retry: &Retry,
     now_ms: u64,
     random: f64,
+    unrepeatable: bool,
 ) -> (Next, bool) {
     let charged = delivery.charged + 1;
     match outcome {
         Outcome::Delivered => (Next::Delivered, true),
         Outcome::Skipped => (Next::Skipped, true),
+        _ if unrepeatable => (Next::Dead, true),
         // The same payload and the same code would end the same way: only a person can help.
-        Outcome::Rejected | Outcome::MappingFailed | Outcome::TooLarge => (Next::Dead, true),
+        Outcome::Rejected | Outcome::MappingFailed | Outcome::TooLarge | Outcome::Interrupted => (Next::Dead, true),
         Outcome::Unauthorized | Outcome::Misconfigured | Outcome::Refused => (Next::Held, false),
         Outcome::RateLimited if delivery.tries + 1 < MAX_TRIES => {
             (Next::Retry(now_ms + backoff::after(retry_after_ms, retry, charged, random)), false)

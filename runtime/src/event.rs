@@ -48,6 +48,7 @@ macro_rules! id {
 
 id!(EventId, "evt_");
 id!(DeliveryId, "dlv_");
+id!(SyncRunId, "syn_");
 
 /// Crockford's alphabet, lower case: no i, l, o, u, so that an id survives being read aloud.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

@@ -1,5 +1,6 @@
 //! The door for partners: route, limits, raw body, proof of origin, key, and only after the commit a 202.
 
+pub(crate) mod feedback;
 pub(crate) mod key;
 pub(crate) mod verify;
 
@@ -108,9 +109,10 @@ pub(crate) async fn accept(committer: &Committer, event: NewEvent) -> Result<Res
     }
 }
 
-/// The webhook at a path, and the token at its end.
+/// The webhook at a path, and the token at its end. Where the token is left out there is a webhook too, which refuses
+/// whatever is posted and may answer a panel that checks the URL.
 fn find<'a, 'p>(catalog: &'a Catalog, path: &'p str) -> Option<(&'a Webhook, Option<&'p str>)> {
-    if let Some(webhook) = catalog.webhooks.get(path) {
+    if let Some(webhook) = catalog.webhooks.get(path).or_else(|| catalog.webhooks.get(&format!("{path}/{{token}}"))) {
         return Some((webhook, None));
     }
     let (before, token) = path.rsplit_once('/')?;

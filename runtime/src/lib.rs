@@ -15,9 +15,10 @@ mod toolchain;
 // What is opened and started.
 pub mod app;
 
-// The doors: operators, partners, work.
+// The doors: operators, partners, time, work.
 mod admin;
 mod ingress;
+mod scheduler;
 mod worker;
 
 // The rooms.
@@ -29,6 +30,7 @@ mod listen;
 mod plugin;
 mod queue;
 mod registry;
+mod sync;
 
 // The cellar: the truth.
 mod store;

@@ -70,6 +70,8 @@ pub(crate) enum Fault {
 pub(crate) struct Called<T> {
     pub(crate) result: Result<T, Fault>,
     pub(crate) log: Option<String>,
+    /// Whether a target may have done what it was asked for, whatever the result.
+    pub(crate) taken: bool,
 }
 
 pub(crate) struct Plugins {
@@ -247,7 +249,7 @@ impl Plugins {
             Err(_) => {
                 let state = store.into_data();
                 let message = format!("no result within {} ms", deadline.as_millis());
-                Called { result: Err(Fault::TimedOut(message)), log: state.log.into_text() }
+                Called { result: Err(Fault::TimedOut(message)), taken: state.taken, log: state.log.into_text() }
             }
         }
     }
@@ -260,7 +262,7 @@ pub(crate) struct Prepared {
 
 impl<T> Called<T> {
     fn refused(why: &str) -> Called<T> {
-        Called { result: Err(Fault::Refused(why.into())), log: None }
+        Called { result: Err(Fault::Refused(why.into())), log: None, taken: false }
     }
 }
 
@@ -306,11 +308,12 @@ pub(crate) fn event(delivery: &Delivery) -> Event {
 
 fn finish<T>(result: wasmtime::Result<T>, store: Store<State>, cpu: Duration) -> Called<T> {
     let state = store.into_data();
+    let taken = state.taken;
     match result {
-        Ok(value) => Called { result: Ok(value), log: state.log.into_text() },
+        Ok(value) => Called { result: Ok(value), log: state.log.into_text(), taken },
         Err(error) => {
             let (fault, log) = explain(error, state, cpu);
-            Called { result: Err(fault), log }
+            Called { result: Err(fault), log, taken }
         }
     }
 }

@@ -74,12 +74,14 @@ impl Scheme {
         }
     }
 
-    fn of(auth: &Auth) -> (Scheme, &[SecretRef]) {
+    /// None where people follow links and nothing is sent.
+    fn of(auth: &Auth) -> Option<Scheme> {
         match auth {
-            Auth::StandardWebhooks { secrets, .. } => (Scheme::StandardWebhooks, secrets),
-            Auth::Github { secrets } => (Scheme::Github, secrets),
-            Auth::HmacHex { secrets } => (Scheme::HmacHex, secrets),
-            Auth::PathToken { secrets, .. } => (Scheme::PathToken, secrets),
+            Auth::StandardWebhooks { .. } => Some(Scheme::StandardWebhooks),
+            Auth::Github { .. } => Some(Scheme::Github),
+            Auth::HmacHex { .. } => Some(Scheme::HmacHex),
+            Auth::PathToken { .. } => Some(Scheme::PathToken),
+            Auth::SignedLink { .. } => None,
         }
     }
 }
@@ -138,13 +140,14 @@ impl Target {
     pub(crate) fn find(config: &Config, name: &str) -> Result<Target> {
         let mut known = Vec::new();
         for source in config.sources.values() {
+            let Some(scheme) = Scheme::of(&source.auth) else { continue };
             for webhook in &source.webhooks {
                 if short(&webhook.path) != short(name) {
                     known.push(short(&webhook.path));
                     continue;
                 }
-                let (scheme, secrets) = Scheme::of(&source.auth);
-                let secret = secrets.first().ok_or_else(|| anyhow!("the source of `{name}` has no secret"))?;
+                let secret =
+                    source.auth.secrets().first().ok_or_else(|| anyhow!("the source of `{name}` has no secret"))?;
                 return Ok(Target {
                     path: webhook.path.clone(),
                     scheme,
@@ -319,7 +322,7 @@ fn webhook(options: &SendOptions) -> Result<Target> {
         if scheme == Scheme::PathToken {
             path.push_str("/{token}");
         }
-        let idempotency = Idempotency { header: None, pointer: Some("/idempotency_key".into()) };
+        let idempotency = Idempotency { pointer: Some("/idempotency_key".into()), ..Idempotency::default() };
         let event_header = options.event.as_ref().map(|_| "x-event-type".to_owned());
         return Ok(Target { path, scheme, secret: secret.clone(), idempotency, json: true, event_header });
     }
@@ -433,7 +436,7 @@ mod tests {
         assert_eq!(keyed, r#"{"meta":{"idempotency_key":"k"},"name":"Ana"}"#);
         assert_eq!(target.body(body.clone(), None).unwrap(), body);
 
-        target.idempotency = Idempotency { header: Some("Idempotency-Key".into()), pointer: None };
+        target.idempotency = Idempotency { header: Some("Idempotency-Key".into()), ..Idempotency::default() };
         assert_eq!(header(&target.sign(body, Some("k"), None, 0).unwrap(), "idempotency-key"), "k");
     }
 

@@ -5,7 +5,7 @@ pub(crate) mod sqlite;
 
 use async_trait::async_trait;
 
-use crate::delivery::{Delivery, Settlement};
+use crate::delivery::{Begin, Delivery, Settlement};
 use crate::event::{DeliveryId, EventId, NewEvent};
 use rows::*;
 
@@ -54,6 +54,8 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub(crate) enum Work {
     Accept(NewEvent),
+    /// Puts a try on record before it begins, for endpoints that take each delivery at most once.
+    Begin(Begin),
     Settle(Box<Settlement>),
 }
 
@@ -61,9 +63,15 @@ pub(crate) enum Work {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Done {
     /// The event that the key stands for: this one, or the one that was first.
-    Accepted { id: EventId, duplicate: bool },
+    Accepted {
+        id: EventId,
+        duplicate: bool,
+    },
+    Begun,
     /// `emitted[i]`: whether the i-th emitted event is new.
-    Settled { emitted: Vec<bool> },
+    Settled {
+        emitted: Vec<bool>,
+    },
     /// The delivery was no longer this node's: nothing was changed.
     Stale,
 }
@@ -86,7 +94,8 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     // A node's life.
 
-    /// Registers a node and puts what earlier ones held back into the table. Answers its id and how many those were.
+    /// Registers a node and puts what earlier ones held back into the table, but for tries that had begun and may not be
+    /// repeated: those are dead letters. Answers its id and how many went back.
     async fn join(&self, now_ms: u64) -> Result<(i64, u64)>;
     /// Hands back what this node holds.
     async fn leave(&self, node: i64, now_ms: u64) -> Result<()>;
@@ -98,6 +107,31 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn put_catalog(&self, change: &CatalogChange, now_ms: u64) -> Result<()>;
     /// Pauses with a reason, or resumes with none; resuming makes held deliveries owed again.
     async fn pause(&self, endpoint: i64, reason: Option<&str>) -> Result<()>;
+
+    // Schedules and sync jobs.
+
+    /// Notes that a schedule was fired at `now_ms`, unless somebody else did since `fired_ms`.
+    async fn fired(&self, name: &str, fired_ms: u64, now_ms: u64) -> Result<()>;
+    /// Begins a run of a sync job, unless one is under way.
+    async fn begin_sync(&self, run: &NewSyncRun) -> Result<Begun>;
+    /// Runs that are under way.
+    async fn running_syncs(&self) -> Result<Vec<SyncRunRow>>;
+    /// The last runs of a sync job, newest first.
+    async fn sync_runs(&self, name: &str, limit: u32) -> Result<Vec<SyncRunRow>>;
+
+    // Mappings.
+
+    /// Every mapping there ever was, by name.
+    async fn mappings(&self) -> Result<Vec<MappingSummary>>;
+    /// All versions of a mapping, newest first; [`StoreError::NotFound`] when there is none.
+    async fn mapping(&self, name: &str) -> Result<Vec<MappingVersion>>;
+    /// Stores a new version, the first when there is none yet, and puts it in force when asked. Answers its number;
+    /// [`StoreError::Conflict`] when another version is in force than `expected` says.
+    async fn put_mapping(&self, new: &NewMapping, now_ms: u64) -> Result<i64>;
+    /// Puts a stored version in force instead of what is; [`StoreError::NotFound`] when there is none of this number.
+    async fn activate_mapping(&self, name: &str, version: i64) -> Result<()>;
+    /// The newest events of these types, newest first, as far as they are among the latest [`rows::SEARCHED`].
+    async fn latest_events(&self, types: &[String], limit: u32) -> Result<Vec<EventId>>;
 
     // Connectors.
 

@@ -15,11 +15,14 @@ use crate::catalog::Current;
 use crate::clock::{Clock, Ids, random_unit};
 use crate::committer::Committer;
 use crate::config::Retry;
-use crate::delivery::{Delivery, Next, Outcome, Settlement, after};
+use crate::delivery::{Begin, Delivery, Next, Outcome, Settlement, SyncStep, after};
 use crate::plugin::Plugins;
 use crate::queue::{Queue, Queues};
 use crate::store::Store;
+use crate::sync::Page;
 
+/// Between tries to put the beginning of a try on record, while the database fails.
+const PAUSE: Duration = Duration::from_millis(500);
 /// A worker beyond the fewest goes home after this long without work.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -111,6 +114,11 @@ impl Shop {
 
     /// One delivery's try, from start to settled. `done` is called when the try is over and only its record is left.
     async fn deliver(&self, delivery: Delivery, done: impl FnOnce()) {
+        if !self.begin(&delivery).await {
+            self.queues.left(delivery.endpoint, None, None);
+            done();
+            return self.release(delivery).await;
+        }
         let tried = run::run(self, &delivery).await;
         let attempt = tried.attempt;
         let (outcome, retry_after_ms) = (attempt.outcome, attempt.retry_after_ms);
@@ -124,7 +132,8 @@ impl Shop {
         let succeeded = matches!(outcome, Outcome::Delivered | Outcome::Skipped);
         // Only a wait has a random share, and drawing one is a system call.
         let random = if succeeded { 0.0 } else { random_unit() };
-        let (next, charge) = after(outcome, retry_after_ms, &delivery, retry, now_ms, random);
+        let unrepeatable = tried.taken && endpoint.is_some_and(|endpoint| endpoint.at_most_once);
+        let (next, charge) = after(outcome, retry_after_ms, &delivery, retry, now_ms, random, unrepeatable);
         if next == Next::Held {
             self.pause(&delivery, &attempt.message.clone().unwrap_or_default()).await;
         }
@@ -135,16 +144,47 @@ impl Shop {
                 "attempt failed"
             );
         }
-        self.committer
-            .settle(Settlement { delivery, next, charge, attempt: Some(attempt), emitted: tried.emitted })
-            .await;
+        let sync = Page::of(&delivery.event).and_then(|page| match next {
+            Next::Delivered | Next::Skipped => Some(SyncStep::Page { run: page.run, cursor: tried.cursor }),
+            Next::Dead => Some(SyncStep::Failed { run: page.run }),
+            Next::Retry(_) | Next::Held => None,
+        });
+        let emitted = tried.emitted;
+        self.committer.settle(Settlement { delivery, next, charge, attempt: Some(attempt), emitted, sync }).await;
+    }
+
+    /// Where a delivery may be tried at most once, the try is on record before it begins. False: it is not to be tried
+    /// here and now.
+    async fn begin(&self, delivery: &Delivery) -> bool {
+        let catalog = self.catalog.get();
+        if !catalog.endpoints.get(&delivery.endpoint).is_some_and(|endpoint| endpoint.at_most_once) {
+            return true;
+        }
+        loop {
+            let begin = Begin { delivery: delivery.id, number: delivery.tries + 1, started_ms: self.clock.now_ms() };
+            match self.committer.begin(begin).await {
+                Ok(ours) => return ours,
+                // The database is gone. Without the record nothing may be sent.
+                Err(_) if self.stop.is_cancelled() => return false,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     /// Its endpoint is paused: back into the table, no try charged.
     async fn put_aside(self: Arc<Self>, delivery: Delivery) {
-        self.committer
-            .settle(Settlement { delivery, next: Next::Held, charge: false, attempt: None, emitted: Vec::new() })
-            .await;
+        self.settle_untried(delivery, Next::Held).await;
+    }
+
+    /// It could not be begun: back into the retry queue, unless it is somebody else's by now.
+    async fn release(&self, delivery: Delivery) {
+        let next = Next::Retry(self.clock.now_ms());
+        self.settle_untried(delivery, next).await;
+    }
+
+    async fn settle_untried(&self, delivery: Delivery, next: Next) {
+        let untried = Settlement { delivery, next, charge: false, attempt: None, emitted: Vec::new(), sync: None };
+        self.committer.settle(untried).await;
     }
 
     async fn pause(&self, delivery: &Delivery, reason: &str) {

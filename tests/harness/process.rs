@@ -47,6 +47,11 @@ impl HubProcess {
         let mut client = Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers");
         client.get(path).await.expect("an answer").json().expect("JSON")
     }
+
+    pub(crate) async fn post(&self, path: &str) -> Value {
+        let mut client = Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers");
+        client.post(path, "").await.expect("an answer").json().expect("JSON")
+    }
 }
 
 impl Drop for HubProcess {

@@ -111,6 +111,7 @@ fn attempt(attempt: &AttemptRow) -> Value {
         "message": attempt.message,
         "connector_digest": attempt.connector_digest,
         "mapping_digest": attempt.mapping_digest,
+        "mapping": attempt.mapping.as_ref().map(|(name, version)| json!({ "name": name, "version": version })),
         "log": attempt.log,
     })
 }
@@ -135,8 +136,9 @@ pub(super) async fn publish(
         return Err(refused("event_type takes 1 to 128 characters of a-z 0-9 . _ -".into()));
     }
     let source = &publication.source_system;
-    if source.is_empty() || source.len() > 128 || source.chars().any(char::is_control) {
-        return Err(refused("source_system takes 1 to 128 characters".into()));
+    // With a colon the hub names what it makes itself.
+    if source.is_empty() || source.len() > 128 || source.chars().any(|c| c.is_control() || c == ':') {
+        return Err(refused("source_system takes 1 to 128 characters and no colon".into()));
     }
     let key = publication.idempotency_key.as_deref();
     if key.is_some_and(|key| key.is_empty() || key.len() > 255) {

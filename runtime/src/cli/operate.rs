@@ -294,7 +294,7 @@ fn show_event(event: &Value) {
                 status(&attempt["http_status"]),
                 text(&attempt["message"]),
                 short(text(&attempt["connector_digest"])),
-                attempt["mapping_digest"].as_str().map_or(String::new(), |m| format!(", mapping {}", short(m))),
+                mapping_of(attempt),
             );
             for line in text(&attempt["log"]).lines() {
                 anstream::println!("        {line}");
@@ -304,6 +304,15 @@ fn show_event(event: &Value) {
     for child in event["children"].as_array().into_iter().flatten() {
         anstream::print!("  gave rise to ");
         event_line(child);
+    }
+}
+
+/// Which rules, and what ran them.
+fn mapping_of(attempt: &Value) -> String {
+    let Some(digest) = attempt["mapping_digest"].as_str().map(short) else { return String::new() };
+    match attempt["mapping"]["name"].as_str() {
+        Some(name) => format!(", mapping {name} version {}, {digest}", attempt["mapping"]["version"]),
+        None => format!(", mapping {digest}"),
     }
 }
 
@@ -325,7 +334,7 @@ fn event_line(event: &Value) {
     );
 }
 
-fn print(body: &[u8], json: bool, human: impl FnOnce(&Value)) -> anyhow::Result<()> {
+pub(super) fn print(body: &[u8], json: bool, human: impl FnOnce(&Value)) -> anyhow::Result<()> {
     let answer: Value = serde_json::from_slice(body)?;
     if json {
         anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
@@ -335,11 +344,11 @@ fn print(body: &[u8], json: bool, human: impl FnOnce(&Value)) -> anyhow::Result<
     Ok(())
 }
 
-fn items(answer: &Value) -> &[Value] {
+pub(super) fn items(answer: &Value) -> &[Value] {
     answer["items"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
@@ -356,16 +365,16 @@ fn outcome(word: &str) -> String {
     coloured(word, colour)
 }
 
-fn coloured(text: &str, colour: AnsiColor) -> String {
+pub(super) fn coloured(text: &str, colour: AnsiColor) -> String {
     let style = colour.on_default();
     format!("{style}{text}{style:#}")
 }
 
 /// Enough of a digest to tell versions apart.
-fn short(digest: &str) -> &str {
+pub(super) fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

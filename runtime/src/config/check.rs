@@ -5,7 +5,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::near::hint;
-use super::{Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Retry, SecretRef, Source, Webhook};
+use super::times::Times;
+use super::{Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Retry, SecretRef, Source, SyncJob, Webhook};
 use super::{is_event_type, is_name_byte};
 
 const WEEK_S: f64 = 7.0 * 24.0 * 3600.0;
@@ -45,6 +46,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
         }
         found.number(&["queues", name, "in_flight"], queue.in_flight, 1..=1024);
     }
+    check_schedules(config, &mut found);
     for (name, connector) in &config.connectors {
         found.name(&["connectors", name]);
         if connector.file.is_empty() {
@@ -63,7 +65,7 @@ pub(super) fn place(path: &[String]) -> String {
         [section] => return (*section).into(),
         ["sources", name, "webhooks", at, rest @ ..] => (format!("webhook {} of source \"{name}\"", counted(at)), rest),
         ["routes", at, rest @ ..] => (format!("route {}", counted(at)), rest),
-        [section, name, rest @ ..] => (format!("{} \"{name}\"", section.trim_end_matches('s')), rest),
+        [section, name, rest @ ..] => (format!("{} \"{name}\"", section.trim_end_matches('s').replace('_', " ")), rest),
     };
     let mut field = String::new();
     for step in rest {
@@ -134,6 +136,12 @@ impl Found {
         }
     }
 
+    fn times(&mut self, path: &[&str], cron: &str, time_zone: &str) {
+        if let Err((field, problem)) = Times::read(cron, time_zone) {
+            self.at(&[path, &[field]].concat(), problem);
+        }
+    }
+
     /// The value is not repeated: it may be the secret itself.
     fn secret(&mut self, path: &[&str], secret: &SecretRef) {
         if !is_reference(&secret.0) {
@@ -171,8 +179,9 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
     }
 
     let rule = &source.idempotency;
-    if let (Some(_), Some(_)) = (&rule.header, &rule.pointer) {
-        found.at(&["sources", name, "idempotency"], "has both header and pointer: keep one of them");
+    let rules = [rule.header.is_some(), rule.pointer.is_some(), !rule.pointers.is_empty()];
+    if rules.iter().filter(|given| **given).count() > 1 {
+        found.at(&["sources", name, "idempotency"], "has more than one of header, pointer and pointers: keep one");
     }
     if let Some(header) = &rule.header {
         let path = ["sources", name, "idempotency", "header"];
@@ -182,6 +191,7 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
             Auth::StandardWebhooks { .. } => {
                 found.at(&path, "is not signed, and the signed webhook-id is used by itself: leave it out");
             }
+            Auth::SignedLink { .. } => found.at(&path, "is not signed: the link itself is the key, leave it out"),
             Auth::Github { .. } | Auth::HmacHex { .. } => found.at(
                 &path,
                 "is not signed, so a signed request could be sent again under another key: \
@@ -191,6 +201,9 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
     }
     if let Some(pointer) = &rule.pointer {
         found.pointer(&["sources", name, "idempotency", "pointer"], pointer);
+    }
+    for (at, pointer) in rule.pointers.iter().enumerate() {
+        found.pointer(&["sources", name, "idempotency", "pointers", &at.to_string()], pointer);
     }
 
     for (at, header) in source.keep_headers.iter().enumerate() {
@@ -204,18 +217,23 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
         }
     }
     for (at, webhook) in source.webhooks.iter().enumerate() {
-        check_webhook(config, name, at, webhook, matches!(source.auth, Auth::PathToken { .. }), found);
+        check_webhook(config, name, at, webhook, &source.auth, found);
     }
 }
 
-fn check_webhook(config: &Config, source: &str, at: usize, webhook: &Webhook, takes_token: bool, found: &mut Found) {
+fn check_webhook(config: &Config, source: &str, at: usize, webhook: &Webhook, auth: &Auth, found: &mut Found) {
+    let (start, scheme) = match auth {
+        Auth::SignedLink { .. } => ("/feedback/", "signed-link"),
+        _ => ("/webhooks/", "path-token"),
+    };
+    let takes_token = matches!(auth, Auth::PathToken { .. } | Auth::SignedLink { .. });
     let at = at.to_string();
     let field = |name| ["sources", source, "webhooks", at.as_str(), name];
 
     let path = webhook.path.as_str();
     let fixed = path.strip_suffix("/{token}");
-    if !path.starts_with("/webhooks/") {
-        found.at(&field("path"), format!("is \"{path}\": it must start with /webhooks/"));
+    if !path.starts_with(start) {
+        found.at(&field("path"), format!("is \"{path}\": it must start with {start}"));
     } else if path.len() > 512 || !fixed.unwrap_or(path)[1..].split('/').all(is_segment) {
         found.at(
             &field("path"),
@@ -224,7 +242,7 @@ fn check_webhook(config: &Config, source: &str, at: usize, webhook: &Webhook, ta
             ),
         );
     } else if takes_token && fixed.is_none() {
-        found.at(&field("path"), format!("is \"{path}\": with scheme path-token it must end in /{{token}}"));
+        found.at(&field("path"), format!("is \"{path}\": with scheme {scheme} it must end in /{{token}}"));
     } else if !takes_token && fixed.is_some() {
         found.at(&field("path"), format!("is \"{path}\": only scheme path-token has a {{token}}"));
     }
@@ -346,6 +364,28 @@ fn check_routes(config: &Config, found: &mut Found) {
         }
         if let Some(first) = config.routes[..at].iter().position(|other| other == route) {
             found.at(&["routes", &number], format!("repeats route {}: each event would be delivered twice", first + 1));
+        }
+    }
+}
+
+fn check_schedules(config: &Config, found: &mut Found) {
+    for (name, schedule) in &config.schedules {
+        found.name(&["schedules", name]);
+        found.event(&["schedules", name, "event"], &schedule.event);
+        found.times(&["schedules", name], &schedule.cron, &schedule.time_zone);
+        found.reference(&["schedules", name, "queue"], "queue", &schedule.queue, queues(config));
+    }
+    for (name, job) in &config.sync_jobs {
+        found.name(&["sync_jobs", name]);
+        found.times(&["sync_jobs", name], job.cron.as_deref().unwrap_or("0 0 * * *"), &job.time_zone);
+        found.reference(&["sync_jobs", name, "queue"], "queue", &job.queue, queues(config));
+        let event = SyncJob::event(name);
+        let takers = config.routes.iter().filter(|route| route.event == event).count();
+        if takers != 1 {
+            found.at(
+                &["sync_jobs", name],
+                format!("needs exactly one route for \"{event}\", whose connector pulls the pages: {takers} take it"),
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{self, Path, PathBuf};
 
 use super::check::{Finding, is_reference, place};
 use super::read::{Part, finish};
-use super::{Auth, Config, Problem, SecretRef};
+use super::{Config, Problem, SecretRef};
 
 /// Reads and checks the files together. Paths in them are relative to the file that names them; here they become absolute.
 pub fn load(files: &[PathBuf]) -> Result<Config, Vec<Problem>> {
@@ -98,13 +98,7 @@ impl Config {
         for connector in self.connectors.values_mut() {
             connector.file = joined(base, &connector.file);
         }
-        let of_sources = self.sources.values_mut().flat_map(|source| {
-            let (Auth::StandardWebhooks { secrets, .. }
-            | Auth::Github { secrets }
-            | Auth::HmacHex { secrets }
-            | Auth::PathToken { secrets, .. }) = &mut source.auth;
-            secrets.iter_mut()
-        });
+        let of_sources = self.sources.values_mut().flat_map(|source| source.auth.secrets_mut());
         let of_endpoints = self.endpoints.values_mut().flat_map(|endpoint| endpoint.secrets.values_mut());
         for secret in of_sources.chain(of_endpoints) {
             if let Some(path) = secret.0.strip_prefix("file:") {

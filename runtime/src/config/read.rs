@@ -11,7 +11,8 @@ use super::check::{Finding, check, place};
 use super::near::{hint, nearest};
 use super::{Config, Problem};
 
-const SECTIONS: [&str; 6] = ["sources", "endpoints", "routes", "mappings", "queues", "connectors"];
+const SECTIONS: [&str; 8] =
+    ["sources", "endpoints", "routes", "mappings", "queues", "schedules", "sync_jobs", "connectors"];
 
 /// Reads and checks one file. `file` is only its name in messages; relative paths in the configuration stay as they are.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
@@ -47,12 +48,15 @@ pub(super) fn finish(
                 problems.push(part.problem(&path, message));
             }
         }
-        let Config { sources, endpoints, routes, mappings, queues, connectors } = part.config.clone();
+        let Config { sources, endpoints, routes, mappings, queues, schedules, sync_jobs, connectors } =
+            part.config.clone();
         whole.sources.extend(sources);
         whole.endpoints.extend(endpoints);
         whole.routes.extend(routes);
         whole.mappings.extend(mappings);
         whole.queues.extend(queues);
+        whole.schedules.extend(schedules);
+        whole.sync_jobs.extend(sync_jobs);
         whole.connectors.extend(connectors);
     }
     // With a thing missing the checks would blame those who refer to it.
@@ -103,6 +107,8 @@ impl<'t> Part<'t> {
             routes: reader.listed("routes"),
             mappings: reader.named("mappings"),
             queues: reader.named("queues"),
+            schedules: reader.named("schedules"),
+            sync_jobs: reader.named("sync_jobs"),
             connectors: reader.named("connectors"),
         };
         reader.refuse_unknown_sections();

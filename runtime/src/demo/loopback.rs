@@ -20,11 +20,7 @@ pub async fn turn(config: &mut Config, stand_ins: &mut StandIns, data: &Path, co
     secrets.make_directory()?;
     for (name, source) in &mut config.sources {
         let standard = matches!(source.auth, Auth::StandardWebhooks { .. });
-        let (Auth::StandardWebhooks { secrets: references, .. }
-        | Auth::Github { secrets: references }
-        | Auth::HmacHex { secrets: references }
-        | Auth::PathToken { secrets: references, .. }) = &mut source.auth;
-        for (n, reference) in references.iter_mut().enumerate() {
+        for (n, reference) in source.auth.secrets_mut().iter_mut().enumerate() {
             // 32 hexadecimal digits are base64 as well, of 24 bytes.
             let value = if standard { format!("whsec_{}", random()?) } else { random()? };
             *reference = secrets.keep(&format!("source-{name}-{n}"), &value)?;

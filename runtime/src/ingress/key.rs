@@ -54,7 +54,8 @@ impl Key {
     ) -> Key {
         let from_header = rule.header.as_deref().and_then(|name| single(headers, name));
         let from_body = rule.pointer.as_deref().and_then(|pointer| text(body, pointer));
-        let found = from_header.map(Cow::Borrowed).or(from_body).filter(|key| !key.is_empty());
+        let from_parts = joined(body, &rule.pointers).map(Cow::Owned);
+        let found = from_header.map(Cow::Borrowed).or(from_body).or(from_parts).filter(|key| !key.is_empty());
         match found.as_deref().or(signed_id) {
             Some(key) => Key::given(source, key),
             None => Key::new(source, shown_digest(body)),
@@ -123,6 +124,16 @@ pub(crate) fn is_json(body: &[u8]) -> bool {
 /// and JavaScript, so that hub and connector read the same.
 pub(crate) fn pointer(body: &[u8], pointer: &str) -> Option<Value> {
     serde_json::from_str(raw(body, pointer)?.get()).ok()
+}
+
+/// What several pointers find, as a JSON list, so that no two lists of values make the same key; a list or an object
+/// counts as it is written. None when none finds anything.
+fn joined(body: &[u8], pointers: &[String]) -> Option<String> {
+    let parts: Vec<Option<&RawValue>> = pointers.iter().map(|pointer| raw(body, pointer)).collect();
+    if parts.iter().flatten().all(|part| part.get() == "null") {
+        return None;
+    }
+    serde_json::to_string(&parts).ok()
 }
 
 /// The string, number or boolean that a pointer finds, as text. A number keeps the digits that were sent: as a float,

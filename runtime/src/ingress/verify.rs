@@ -5,7 +5,7 @@
 
 use axum::http::HeaderMap;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -18,6 +18,8 @@ const MAX_SIGNATURES: usize = 16;
 const MAX_HEADER: usize = 8 * 1024;
 /// Bytes of a `webhook-id`; longer ones would not fit the idempotency key.
 const MAX_ID: usize = 255;
+/// Bytes of a signed link's token.
+const MAX_LINK: usize = 2048;
 /// Characters of a path token: 22 of base64url are 128 bits.
 const MIN_TOKEN: usize = 22;
 
@@ -29,6 +31,7 @@ enum Kind {
     Github { keys: Vec<Key> },
     HmacHex { keys: Vec<Key> },
     PathToken { digests: Vec<[u8; 32]> },
+    SignedLink { keys: Vec<Key> },
 }
 
 /// HMAC state after the key was taken in; cloning it saves two of the four compressions of a short message.
@@ -123,6 +126,7 @@ impl Scheme {
                 let digests = secrets.iter().enumerate().map(|(at, token)| digest_token(at, token));
                 Kind::PathToken { digests: digests.collect::<Result<_, _>>()? }
             }
+            Auth::SignedLink { .. } => Kind::SignedLink { keys: keys(&secrets) },
         }))
     }
 }
@@ -137,6 +141,7 @@ pub(crate) fn verify<'a>(scheme: &Scheme, request: &Signed<'a>, now_ms: u64) -> 
         }
         Kind::HmacHex { keys } => body_only(keys, legacy_signature(request.headers)?, request.body),
         Kind::PathToken { digests } => path_token(digests, request.token),
+        Kind::SignedLink { keys } => signed_link(keys, request.token, now_ms),
     }
 }
 
@@ -191,6 +196,35 @@ fn path_token<'a>(digests: &[Digest], token: Option<&str>) -> Result<Verified<'a
     let offered: Digest = Sha256::digest(token).into();
     let secret = digests.iter().position(|digest| same(&offered, digest));
     Ok(Verified { id: None, secret: secret.ok_or(Reason::WrongToken)? })
+}
+
+/// `base64url(claims) "." base64url(HMAC-SHA256 of the first part as it stands)`, both without padding. The claims are
+/// JSON with `exp`, seconds since 1970, and are read only when the signature fits.
+fn signed_link<'a>(keys: &[Key], token: Option<&str>, now_ms: u64) -> Result<Verified<'a>, Reason> {
+    let token = token.filter(|token| !token.is_empty()).ok_or(Reason::MissingToken)?;
+    if token.len() > MAX_LINK {
+        return Err(Reason::MalformedSignature);
+    }
+    let (signed, signature) = token.split_once('.').ok_or(Reason::MalformedSignature)?;
+    let mut offered: Digest = [0; 32];
+    match URL_SAFE_NO_PAD.decode_slice(signature, &mut offered) {
+        Ok(32) => {}
+        _ => return Err(Reason::MalformedSignature),
+    }
+    let secret = keys.iter().position(|key| same(&offered, &mac(key, &[signed.as_bytes()])));
+    let secret = secret.ok_or(Reason::WrongSignature)?;
+    let claims = link_claims(token).ok_or(Reason::MalformedTimestamp)?;
+    let expires_s = claims.get("exp").and_then(serde_json::Value::as_u64).ok_or(Reason::MalformedTimestamp)?;
+    if expires_s <= now_ms / 1000 {
+        return Err(Reason::Stale);
+    }
+    Ok(Verified { id: None, secret })
+}
+
+/// What a signed link says. Proves nothing: ask [`verify`] first.
+pub(crate) fn link_claims(token: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let (signed, _) = token.split_once('.')?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(signed).ok()?).ok()
 }
 
 /// The one header of the three that Carinho's systems send. Two of them would leave open which one counts.
@@ -411,7 +445,7 @@ mod tests {
                 vec![("x-hub-signature-256", format!("sha256={}", hex::encode(mac(&keys[0], &[body]))))]
             }
             Kind::HmacHex { keys } => vec![("x-webhook-signature", hex::encode(mac(&keys[0], &[body])))],
-            Kind::PathToken { .. } => Vec::new(),
+            Kind::PathToken { .. } | Kind::SignedLink { .. } => Vec::new(),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) panic: Option<String>,
     /// Epoch ticks that the guest may still burn.
     pub(crate) ticks: u32,
+    /// Whether a target may have done what it was asked for.
+    pub(crate) taken: bool,
     /// None for a mapping.
     pub(crate) lent: Option<Lent>,
 }
@@ -55,7 +57,7 @@ pub(crate) struct Lent {
 
 impl State {
     pub(crate) fn new(ticks: u32, lent: Option<Lent>) -> State {
-        State { limits: Limits::default(), log: Log::default(), panic: None, ticks, lent }
+        State { limits: Limits::default(), log: Log::default(), panic: None, ticks, taken: false, lent }
     }
 
     pub(crate) fn panicked(&mut self, message: &str, file: &str, line: u32) {

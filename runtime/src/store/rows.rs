@@ -1,7 +1,7 @@
 //! The shapes of rows that every database shares.
 
 use crate::delivery::{Delivery, Outcome, Status};
-use crate::event::{DeliveryId, Event, EventId};
+use crate::event::{DeliveryId, Event, EventId, SyncRunId};
 
 #[derive(Debug, Default)]
 pub(crate) struct Promoted {
@@ -18,6 +18,7 @@ pub(crate) struct CatalogRows {
     pub(crate) endpoints: Vec<EndpointRow>,
     pub(crate) routes: Vec<RouteRow>,
     pub(crate) mappings: Vec<MappingRow>,
+    pub(crate) schedules: Vec<ScheduleRow>,
 }
 
 #[derive(Debug)]
@@ -40,9 +41,76 @@ pub(crate) struct RouteRow {
 /// The version in force.
 #[derive(Debug)]
 pub(crate) struct MappingRow {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) version: i64,
+    pub(crate) config: String,
+    pub(crate) origin: Origin,
+    pub(crate) activated_by: Origin,
+}
+
+/// By which way a mapping came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    /// A configuration file.
+    Apply,
+    /// The API, which the command line uses too.
+    Api,
+}
+
+impl Origin {
+    pub(crate) fn from_sql(word: &str) -> Origin {
+        if word == "api" { Origin::Api } else { Origin::Apply }
+    }
+}
+
+/// One version of a mapping; `config` is JSON.
+#[derive(Debug)]
+pub(crate) struct MappingVersion {
+    pub(crate) version: i64,
+    pub(crate) config: String,
+    pub(crate) created_ms: u64,
+    pub(crate) active: bool,
+    pub(crate) origin: Origin,
+}
+
+/// A mapping by the version that is in force, or else by its newest.
+#[derive(Debug)]
+pub(crate) struct MappingSummary {
+    pub(crate) name: String,
+    pub(crate) versions: i64,
+    pub(crate) shown: MappingVersion,
+}
+
+/// What an editor hands over.
+#[derive(Debug)]
+pub(crate) struct NewMapping {
     pub(crate) name: String,
     pub(crate) config: String,
+    pub(crate) activate: bool,
+    /// The version that the editor saw in force, 0 for none.
+    pub(crate) expected: Option<i64>,
 }
+
+/// A small number in SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(i64)]
+pub(crate) enum ScheduleKind {
+    Schedule = 0,
+    SyncJob = 1,
+}
+
+#[derive(Debug)]
+pub(crate) struct ScheduleRow {
+    pub(crate) kind: ScheduleKind,
+    pub(crate) name: String,
+    pub(crate) config: String,
+    pub(crate) fired_ms: u64,
+}
+
+/// Events that are looked through for those of a type: there is no index on it, which every accept would pay for.
+pub(crate) const SEARCHED: u32 = 100_000;
 
 /// What `apply` writes. Names and JSON; ids are the store's own affair.
 #[derive(Debug, Default)]
@@ -55,6 +123,10 @@ pub(crate) struct CatalogChange {
     pub(crate) drop_endpoints: Vec<String>,
     pub(crate) put_mappings: Vec<(String, String)>,
     pub(crate) drop_mappings: Vec<String>,
+    pub(crate) put_schedules: Vec<(String, String)>,
+    pub(crate) drop_schedules: Vec<String>,
+    pub(crate) put_sync_jobs: Vec<(String, String)>,
+    pub(crate) drop_sync_jobs: Vec<String>,
     /// Event type, endpoint name, JSON.
     pub(crate) add_routes: Vec<(String, String, String)>,
     pub(crate) drop_routes: Vec<i64>,
@@ -140,6 +212,8 @@ pub(crate) struct AttemptRow {
     pub(crate) message: Option<String>,
     pub(crate) connector_digest: Option<String>,
     pub(crate) mapping_digest: Option<String>,
+    /// Name and version of the mapping.
+    pub(crate) mapping: Option<(String, i64)>,
     pub(crate) log: Option<String>,
 }
 
@@ -171,4 +245,62 @@ pub(crate) struct KeyRow {
     pub(crate) hash: Vec<u8>,
     pub(crate) created_ms: u64,
     pub(crate) revoked_ms: Option<u64>,
+}
+
+/// A run that is about to begin.
+#[derive(Debug)]
+pub(crate) struct NewSyncRun {
+    pub(crate) id: SyncRunId,
+    pub(crate) name: String,
+    pub(crate) now_ms: u64,
+    /// When it was due, and when the job was fired before that; none when an operator starts it.
+    pub(crate) due: Option<(u64, u64)>,
+    /// Goes on where the last run failed.
+    pub(crate) resume: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// With the cursor where it goes on.
+    Run { cursor: Option<String> },
+    /// Another run of this job is under way.
+    Running,
+    /// Another node has fired it.
+    Elsewhere,
+}
+
+/// A small number in SQL, a word everywhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(i64)]
+pub(crate) enum SyncState {
+    Running = 0,
+    Succeeded = 1,
+    Failed = 2,
+}
+
+impl SyncState {
+    pub(crate) fn from_sql(number: i64) -> SyncState {
+        match number {
+            0 => SyncState::Running,
+            1 => SyncState::Succeeded,
+            _ => SyncState::Failed,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SyncRunRow {
+    pub(crate) id: SyncRunId,
+    pub(crate) name: String,
+    pub(crate) state: SyncState,
+    pub(crate) due_ms: Option<u64>,
+    pub(crate) started_ms: u64,
+    pub(crate) finished_ms: Option<u64>,
+    pub(crate) cursor: Option<String>,
+    pub(crate) pages: u32,
+    pub(crate) items: u64,
+    pub(crate) known: u64,
+    pub(crate) code: Option<String>,
+    pub(crate) message: Option<String>,
 }

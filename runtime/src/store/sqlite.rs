@@ -1,6 +1,8 @@
 //! The embedded database: SQLite in WAL mode, every commit fsynced, one writer, readers beside it.
 
 mod hot;
+mod mappings;
+mod schedules;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -168,6 +170,7 @@ impl Store for SqliteStore {
                 .await?
                 .last_insert_rowid();
             // One process at a time serves a SQLite file, so whoever else holds something is gone.
+            bury_interrupted(conn, now_ms).await?;
             let freed = sqlx::query("update webhook_deliveries set node_id = 0 where status = 0 and node_id > 0")
                 .execute(&mut *conn)
                 .await?
@@ -179,6 +182,8 @@ impl Store for SqliteStore {
 
     async fn leave(&self, node: i64, now_ms: u64) -> Result<()> {
         self.transaction(async |conn| {
+            // Those that did not end before the hub had to.
+            bury_interrupted(conn, now_ms).await?;
             sqlx::query("update webhook_deliveries set node_id = 0 where status = 0 and node_id = ?")
                 .bind(node)
                 .execute(&mut *conn)
@@ -221,9 +226,10 @@ impl Store for SqliteStore {
                 removed: row.try_get::<Option<i64>, _>(3)?.is_some(),
             });
         }
-        let mappings = sqlx::query("select name, config from event_mappings where active = 1 order by name");
-        for row in mappings.fetch_all(&mut *conn).await? {
-            catalog.mappings.push(MappingRow { name: row.try_get(0)?, config: row.try_get(1)? });
+        catalog.mappings = mappings::in_force(conn).await?;
+        let schedules = sqlx::query("select kind, name, config, fired_at from schedules order by kind, name");
+        for row in schedules.fetch_all(&mut *conn).await? {
+            catalog.schedules.push(schedules::row(&row)?);
         }
         Ok(catalog)
     }
@@ -250,6 +256,25 @@ impl Store for SqliteStore {
             Ok(())
         })
         .await
+    }
+
+    async fn fired(&self, name: &str, fired_ms: u64, now_ms: u64) -> Result<()> {
+        self.transaction(async |conn| {
+            schedules::fired(conn, ScheduleKind::Schedule, name, fired_ms, now_ms).await.map(drop)
+        })
+        .await
+    }
+
+    async fn begin_sync(&self, run: &NewSyncRun) -> Result<Begun> {
+        self.transaction(async |conn| schedules::begin(conn, run).await).await
+    }
+
+    async fn running_syncs(&self) -> Result<Vec<SyncRunRow>> {
+        schedules::running(&self.readers).await
+    }
+
+    async fn sync_runs(&self, name: &str, limit: u32) -> Result<Vec<SyncRunRow>> {
+        schedules::runs(&self.readers, name, limit).await
     }
 
     async fn put_version(&self, version: &NewVersion, activate: bool, now_ms: u64) -> Result<VersionRow> {
@@ -333,6 +358,26 @@ impl Store for SqliteStore {
             .collect()
     }
 
+    async fn mappings(&self) -> Result<Vec<MappingSummary>> {
+        mappings::all(&mut *self.readers.acquire().await?).await
+    }
+
+    async fn mapping(&self, name: &str) -> Result<Vec<MappingVersion>> {
+        mappings::versions(&mut *self.readers.acquire().await?, name).await
+    }
+
+    async fn put_mapping(&self, new: &NewMapping, now_ms: u64) -> Result<i64> {
+        self.transaction(async |conn| mappings::put(conn, new, now_ms as i64).await).await
+    }
+
+    async fn activate_mapping(&self, name: &str, version: i64) -> Result<()> {
+        self.transaction(async |conn| mappings::activate(conn, name, version).await).await
+    }
+
+    async fn latest_events(&self, types: &[String], limit: u32) -> Result<Vec<EventId>> {
+        mappings::latest_events(&mut *self.readers.acquire().await?, types, limit).await
+    }
+
     async fn component(&self, version: i64) -> Result<Vec<u8>> {
         sqlx::query_scalar("select component from connector_versions where id = ?")
             .bind(version)
@@ -390,9 +435,10 @@ impl Store for SqliteStore {
         for delivery in &row.deliveries {
             let rows = sqlx::query(
                 "select a.delivery_id, a.number, a.started_at, a.duration_us, a.outcome, a.http_status, a.code, \
-                 a.message, c.digest, m.digest, a.log from delivery_attempts a \
+                 a.message, c.digest, m.digest, a.log, e.name, e.version from delivery_attempts a \
                  left join connector_versions c on c.id = a.connector_version \
-                 left join connector_versions m on m.id = a.mapping_version where a.delivery_id = ? order by a.number",
+                 left join connector_versions m on m.id = a.mapping_version \
+                 left join event_mappings e on e.id = a.mapping_id where a.delivery_id = ? order by a.number",
             )
             .bind(delivery.id.0)
             .fetch_all(&mut *conn)
@@ -410,6 +456,7 @@ impl Store for SqliteStore {
                     connector_digest: row.try_get(8)?,
                     mapping_digest: row.try_get(9)?,
                     log: row.try_get(10)?,
+                    mapping: row.try_get::<Option<String>, _>(11)?.zip(row.try_get(12)?),
                 });
             }
             let rows = sqlx::query(
@@ -531,6 +578,50 @@ impl Store for SqliteStore {
     }
 }
 
+/// Tries that had begun, may not be repeated and never ended: nobody knows whether the target took them.
+async fn bury_interrupted(conn: &mut SqliteConnection, now_ms: u64) -> Result<()> {
+    const CODE: &str = "outcome-unknown";
+    const MESSAGE: &str = "the hub ended during this try: it may have arrived; replay it if it did not";
+    let begun: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
+        "select d.id, a.number, d.event_id, d.endpoint_id from webhook_deliveries d \
+         join delivery_attempts a on a.delivery_id = d.id and a.number = d.tries + 1 \
+         where d.status = 0 and d.node_id > 0 and a.outcome = ?",
+    )
+    .bind(Outcome::Interrupted as i64)
+    .fetch_all(&mut *conn)
+    .await?;
+    for (delivery, number, event, endpoint) in begun {
+        sqlx::query("update delivery_attempts set code = ?, message = ? where delivery_id = ? and number = ?")
+            .bind(CODE)
+            .bind(MESSAGE)
+            .bind(delivery)
+            .bind(number)
+            .execute(&mut *conn)
+            .await?;
+        sqlx::query(
+            "update webhook_deliveries set status = ?, node_id = 0, tries = tries + 1, charged = charged + 1 where id = ?",
+        )
+        .bind(Status::Dead as i64)
+        .bind(delivery)
+        .execute(&mut *conn)
+        .await?;
+        sqlx::query(
+            "insert or replace into dead_letter (delivery_id, event_id, endpoint_id, reason, code, message, created_at) \
+             values (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(delivery)
+        .bind(event)
+        .bind(endpoint)
+        .bind(Outcome::Interrupted as i64)
+        .bind(CODE)
+        .bind(MESSAGE)
+        .bind(now_ms as i64)
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
 async fn make_owed(conn: &mut SqliteConnection, ids: &[i64]) -> Result<()> {
     for id in ids {
         sqlx::query("update webhook_deliveries set status = 0, node_id = 0, charged = 0 where id = ?")
@@ -620,6 +711,7 @@ async fn put_catalog(conn: &mut SqliteConnection, change: &CatalogChange, now: i
             .execute(&mut *conn)
             .await?;
     }
+    schedules::put(conn, change, now).await?;
     for (event_type, endpoint, config) in &change.add_routes {
         sqlx::query(
             "insert into routes (event_type, endpoint_id, config) \

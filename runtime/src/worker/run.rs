@@ -7,12 +7,13 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Shop;
-use crate::catalog::{Catalog, Endpoint};
+use crate::catalog::{Catalog, Endpoint, Mapping};
 use crate::config::is_event_type;
 use crate::delivery::{Attempt, Delivery, Outcome};
 use crate::event::{Event, EventId, NewEvent};
 use crate::ingress::key::Key;
-use crate::plugin::{self, Detail, Emitted, Failure, Fault, MAX_PAYLOAD, Mapped, Receipt, Version};
+use crate::plugin::{self, Detail, Emitted, Failure, Fault, MAX_PAYLOAD, Mapped, Plugins, Receipt, Version};
+use crate::sync::{MAX_CURSOR, Page};
 
 /// Events of one receipt, bytes of one payload, and of all of them.
 const MAX_EMITTED: usize = 256;
@@ -24,24 +25,31 @@ const MAX_MESSAGE: usize = 1024;
 pub(crate) struct Tried {
     pub(crate) attempt: Attempt,
     pub(crate) emitted: Vec<NewEvent>,
+    /// Of a sync job's page: where it goes on. The last of the emitted events asks for that.
+    pub(crate) cursor: Option<String>,
+    /// Whether the target may have done what it was asked for, however the try ended.
+    pub(crate) taken: bool,
 }
 
 /// How it ended, before it is dressed as an attempt.
-struct End {
-    outcome: Outcome,
+pub(crate) struct End {
+    pub(crate) outcome: Outcome,
     http_status: Option<u16>,
-    code: Option<String>,
-    message: Option<String>,
+    pub(crate) code: Option<String>,
+    pub(crate) message: Option<String>,
     retry_after_ms: Option<u64>,
     emitted: Vec<NewEvent>,
+    cursor: Option<String>,
 }
 
 /// What ran, for the record.
 #[derive(Default)]
-struct Ran {
+pub(crate) struct Ran {
     connector: Option<Arc<Version>>,
-    mapping: Option<Arc<Version>>,
-    log: Option<String>,
+    pub(crate) mapping: Option<Arc<Version>>,
+    mapping_id: Option<i64>,
+    pub(crate) log: Option<String>,
+    taken: bool,
 }
 
 #[allow(clippy::disallowed_methods, reason = "a duration for the record, not a time that anything depends on")]
@@ -61,9 +69,10 @@ pub(crate) async fn run(shop: &Shop, delivery: &Delivery) -> Tried {
         retry_after_ms: end.retry_after_ms,
         connector_version: ran.connector.map(|version| version.id),
         mapping_version: ran.mapping.map(|version| version.id),
+        mapping_id: ran.mapping_id,
         log: ran.log.filter(|_| failed),
     };
-    Tried { attempt, emitted: end.emitted }
+    Tried { attempt, emitted: end.emitted, cursor: end.cursor, taken: ran.taken }
 }
 
 async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut Ran) -> End {
@@ -74,53 +83,84 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
     let mapping = catalog.route(delivery.route).and_then(|route| route.mapping.as_ref());
     let payload = match mapping {
         None => delivery.event.payload.clone(),
-        Some(mapping) => {
-            let Some(version) = shop.plugins.active(&mapping.component) else {
-                let component = &mapping.component;
-                return End::refused(&format!("mapping {}: there is no component {component}: push it", mapping.name));
-            };
-            ran.mapping = Some(version.clone());
-            let called = shop.plugins.map(&version, mapping, &event, &delivery.event.payload).await;
-            ran.log = called.log;
-            match called.result {
-                Ok(Ok(Mapped::Payload(payload))) if payload.len() <= MAX_PAYLOAD => Bytes::from(payload),
-                Ok(Ok(Mapped::Payload(payload))) => {
-                    let size = payload.len();
-                    return End::of(
-                        Outcome::TooLarge,
-                        "mapped-too-large",
-                        &format!("the mapping made {size} bytes, at most {MAX_PAYLOAD} are delivered"),
-                    );
-                }
-                Ok(Ok(Mapped::Skip(reason))) => return End::of(Outcome::Skipped, "skipped", &reason),
-                Ok(Err(detail)) => return End::detailed(Outcome::MappingFailed, detail),
-                Err(fault) => return End::fault(&fault),
-            }
-        }
+        Some(mapping) => match map(&shop.plugins, mapping, &event, &delivery.event.payload, ran).await {
+            Ok(payload) => payload,
+            Err(end) => return end,
+        },
     };
     let Some(version) = shop.plugins.active(&endpoint.connector) else {
         return End::refused(&format!("there is no connector {}: push it", endpoint.connector));
     };
     ran.connector = Some(version.clone());
     let called = shop.plugins.handle(&version, endpoint, &event, &payload).await;
+    ran.taken = called.taken;
     if called.log.is_some() {
         ran.log = called.log;
     }
     match called.result {
-        Ok(Ok(receipt)) => match check_emitted(&receipt.emitted, &version) {
-            Ok(()) => received(shop, catalog, endpoint, delivery, receipt),
-            Err(end) => end,
-        },
+        Ok(Ok(receipt)) => {
+            let page = Page::of(&delivery.event);
+            let checked =
+                check_emitted(&receipt.emitted, &version).and_then(|()| check_cursor(&receipt, page.as_ref()));
+            match checked {
+                Ok(()) => received(shop, catalog, endpoint, delivery, receipt, page),
+                Err(end) => end,
+            }
+        }
         Ok(Err(failure)) => failed(failure),
         Err(fault) => End::fault(&fault),
     }
 }
 
+/// The payload that a mapping makes of another, or how the try ends without one. A trial over the API takes this same
+/// way, so that it tells what a delivery would meet.
+pub(crate) async fn map(
+    plugins: &Arc<Plugins>,
+    mapping: &Arc<Mapping>,
+    event: &plugin::Event,
+    payload: &Bytes,
+    ran: &mut Ran,
+) -> Result<Bytes, End> {
+    let Some(version) = plugins.active(&mapping.component) else {
+        let component = &mapping.component;
+        return Err(End::refused(&format!("mapping {}: there is no component {component}: push it", mapping.name)));
+    };
+    ran.mapping = Some(version.clone());
+    ran.mapping_id = Some(mapping.id);
+    let called = plugins.map(&version, mapping, event, payload).await;
+    ran.log = called.log;
+    match called.result {
+        Ok(Ok(Mapped::Payload(payload))) if payload.len() <= MAX_PAYLOAD => Ok(Bytes::from(payload)),
+        Ok(Ok(Mapped::Payload(payload))) => {
+            let size = payload.len();
+            Err(End::of(
+                Outcome::TooLarge,
+                "mapped-too-large",
+                &format!("the mapping made {size} bytes, at most {MAX_PAYLOAD} are delivered"),
+            ))
+        }
+        Ok(Ok(Mapped::Skip(reason))) => Err(End::of(Outcome::Skipped, "skipped", &reason)),
+        Ok(Err(detail)) => Err(End::detailed(Outcome::MappingFailed, detail)),
+        Err(fault) => Err(End::fault(&fault)),
+    }
+}
+
 /// A receipt, with the events that it gives rise to.
-fn received(shop: &Shop, catalog: &Catalog, endpoint: &Endpoint, delivery: &Delivery, receipt: Receipt) -> End {
+fn received(
+    shop: &Shop,
+    catalog: &Catalog,
+    endpoint: &Endpoint,
+    delivery: &Delivery,
+    receipt: Receipt,
+    page: Option<Page>,
+) -> End {
     let emit = |(at, emitted): (usize, Emitted)| {
         let now_ms = shop.clock.now_ms();
-        let key = emitted.idempotency_key.unwrap_or_else(|| format!("{}/{at}", delivery.id));
+        let key = match emitted.idempotency_key {
+            // A key of its own for each type: what is said of one thing in two events is two events.
+            Some(key) => format!("{}/{key}", emitted.event_type),
+            None => format!("{}/{at}", delivery.id),
+        };
         let payload = Bytes::from(emitted.payload);
         let id = EventId(shop.ids.next(now_ms));
         NewEvent {
@@ -139,14 +179,35 @@ fn received(shop: &Shop, catalog: &Catalog, endpoint: &Endpoint, delivery: &Deli
             }),
         }
     };
+    let mut emitted: Vec<NewEvent> = receipt.emitted.into_iter().enumerate().map(emit).collect();
+    // A cursor without a run leads nowhere.
+    let cursor = receipt.cursor.filter(|_| page.is_some());
+    if let (Some(page), Some(cursor)) = (page, &cursor) {
+        let now_ms = shop.clock.now_ms();
+        emitted.push(page.next(cursor.clone()).ask(catalog, EventId(shop.ids.next(now_ms)), now_ms));
+    }
     End {
         outcome: Outcome::Delivered,
         http_status: receipt.http_status,
         code: None,
         message: receipt.note.map(|note| bounded(&note)),
         retry_after_ms: None,
-        emitted: receipt.emitted.into_iter().enumerate().map(emit).collect(),
+        emitted,
+        cursor,
     }
+}
+
+/// A run has to come to its end: a cursor that stands still would ask for the same page for ever.
+fn check_cursor(receipt: &Receipt, page: Option<&Page>) -> Result<(), End> {
+    let (Some(page), Some(cursor)) = (page, &receipt.cursor) else { return Ok(()) };
+    let message = if page.cursor.as_ref() == Some(cursor) {
+        "the receipt's cursor is the one that the page was asked for with: the run would never end".to_owned()
+    } else if cursor.len() > MAX_CURSOR {
+        format!("the receipt's cursor has {} bytes, at most {MAX_CURSOR} are kept", cursor.len())
+    } else {
+        return Ok(());
+    };
+    Err(End::of(Outcome::Rejected, "cursor-invalid", &message))
 }
 
 fn check_emitted(emitted: &[Emitted], version: &Version) -> Result<(), End> {
@@ -194,6 +255,7 @@ impl End {
             message: Some(bounded(message)),
             retry_after_ms: None,
             emitted: Vec::new(),
+            cursor: None,
         }
     }
 

@@ -44,9 +44,26 @@ impl http::Host for State {
         if lent.requests > MAX_REQUESTS {
             return Err(http::Error::Invalid(format!("at most {MAX_REQUESTS} requests can be sent in one call")));
         }
+        let asks_only = matches!(request.method, http::Method::Get | http::Method::Head);
         let (checked, request) = fill_in(lent, request)?;
-        let response = lent.outbound.send_checked(&lent.endpoint.policy, checked, request).await?;
+        // From here on it may have been taken, also when this call is ended before there is an answer.
+        let before = self.taken;
+        self.taken |= !asks_only;
+        let response = lent.outbound.send_checked(&lent.endpoint.policy, checked, request).await;
+        if was_not_taken(&response) {
+            self.taken = before;
+        }
+        let response = response?;
         Ok(http::Response { status: response.status, headers: response.headers, body: response.body.into() })
+    }
+}
+
+/// Whether it is certain that the target did nothing with a request.
+fn was_not_taken(response: &Result<outbound::Response, outbound::Error>) -> bool {
+    match response {
+        Ok(response) => response.status >= 400,
+        Err(outbound::Error::Denied(_) | outbound::Error::Invalid(_) | outbound::Error::Unreachable(_)) => true,
+        Err(outbound::Error::Timeout | outbound::Error::TooLarge(_)) => false,
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 
 use super::{read_headers, write_headers};
-use crate::delivery::{Attempt, Delivery, Next, Settlement, Status};
+use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Settlement, Status, SyncStep};
 use crate::event::{DeliveryId, Event, EventId, NewEvent, Place};
 use crate::store::rows::Promoted;
 use crate::store::{Done, Work};
@@ -37,12 +37,17 @@ pub(super) fn commit(db: &Connection, node: i64, work: &[Work]) -> Result<Vec<Do
                 let id = accept(db, node, event)?;
                 Ok(Done::Accepted { id, duplicate: id != event.event.id })
             }
+            Work::Begin(try_) => Ok(if begin(db, node, try_)? { Done::Begun } else { Done::Stale }),
             Work::Settle(settlement) => {
                 if !settle(db, node, settlement)? {
                     return Ok(Done::Stale);
                 }
                 let emitted = settlement.emitted.iter().map(|event| Ok(accept(db, node, event)? == event.event.id));
-                Ok(Done::Settled { emitted: emitted.collect::<Result<_>>()? })
+                let emitted = emitted.collect::<Result<Vec<bool>>>()?;
+                if let (Some(step), Some(attempt)) = (&settlement.sync, &settlement.attempt) {
+                    step_sync(db, step, attempt, &emitted)?;
+                }
+                Ok(Done::Settled { emitted })
             }
         })
         .collect()
@@ -104,6 +109,42 @@ fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
     Ok(event.id)
 }
 
+/// Puts a try on record that may not be repeated, if the delivery is still this node's.
+fn begin(db: &Connection, node: i64, try_: &Begin) -> Result<bool> {
+    let begun = db
+        .prepare_cached(
+            "insert or replace into delivery_attempts (delivery_id, number, started_at, duration_us, outcome) \
+             select id, ?2, ?3, 0, ?4 from webhook_deliveries where id = ?1 and node_id = ?5 and status = 0",
+        )?
+        .execute(params![try_.delivery.0, try_.number, try_.started_ms as i64, Outcome::Interrupted as i64, node])?;
+    Ok(begun > 0)
+}
+
+/// Carries a sync job's run on, in the transaction that settles its page.
+fn step_sync(db: &Connection, step: &SyncStep, attempt: &Attempt, emitted: &[bool]) -> Result<()> {
+    let ended_at = (attempt.started_ms + attempt.duration_us / 1000) as i64;
+    match step {
+        SyncStep::Page { run, cursor } => {
+            // The last one asks for the next page.
+            let items = &emitted[..emitted.len() - usize::from(cursor.is_some())];
+            let known = items.iter().filter(|fresh| !**fresh).count();
+            db.prepare_cached(
+                "update sync_jobs set pages = pages + 1, items = items + ?2, known = known + ?3, cursor = ?4, \
+                 state = case when ?4 is null then 1 else state end, \
+                 finished_at = case when ?4 is null then ?5 else finished_at end where id = ?1",
+            )?
+            .execute(params![run.0, items.len() as i64, known as i64, cursor, ended_at])?;
+        }
+        SyncStep::Failed { run } => {
+            db.prepare_cached(
+                "update sync_jobs set state = 2, finished_at = ?2, code = ?3, message = ?4 where id = ?1 and state = 0",
+            )?
+            .execute(params![run.0, ended_at, attempt.code, attempt.message])?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the end of a try, if the delivery is still this node's.
 fn settle(db: &Connection, node: i64, settlement: &Settlement) -> Result<bool> {
     let delivery = &settlement.delivery;
@@ -143,8 +184,8 @@ fn settle(db: &Connection, node: i64, settlement: &Settlement) -> Result<bool> {
 
 fn record(db: &Connection, delivery: &Delivery, attempt: &Attempt) -> Result<()> {
     db.prepare_cached(
-        "insert into delivery_attempts (delivery_id, number, started_at, duration_us, outcome, http_status, code, \
-         message, connector_version, mapping_version, log) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert or replace into delivery_attempts (delivery_id, number, started_at, duration_us, outcome, http_status, \
+         code, message, connector_version, mapping_version, mapping_id, log) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         delivery.id.0,
@@ -157,6 +198,7 @@ fn record(db: &Connection, delivery: &Delivery, attempt: &Attempt) -> Result<()>
         attempt.message,
         attempt.connector_version,
         attempt.mapping_version,
+        attempt.mapping_id,
         attempt.log,
     ])?;
     Ok(())

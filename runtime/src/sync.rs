@@ -1,0 +1,65 @@
+//! A sync job's run is a chain of pages, and a page is an event like any other: this is how it is written and read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Catalog;
+use crate::config::SyncJob;
+use crate::event::{Event, EventId, NewEvent, SyncRunId};
+use crate::ingress::key::Key;
+
+/// Bytes of a cursor.
+pub(crate) const MAX_CURSOR: usize = 1024;
+/// No source can be named so: what the hub asks for never passes for what a partner sent.
+const SOURCE: &str = "sync:";
+
+/// One page that a connector is asked for: the payload of its event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) job: String,
+    pub(crate) run: SyncRunId,
+    /// From 0.
+    pub(crate) page: u32,
+    /// Where to go on; none at the beginning.
+    pub(crate) cursor: Option<String>,
+}
+
+impl Page {
+    /// The page that an event asks for, if it is one of the hub's own.
+    pub(crate) fn of(event: &Event) -> Option<Page> {
+        if !event.source.starts_with(SOURCE) {
+            return None;
+        }
+        serde_json::from_slice(&event.payload).ok()
+    }
+
+    pub(crate) fn next(&self, cursor: String) -> Page {
+        Page { page: self.page + 1, cursor: Some(cursor), ..self.clone() }
+    }
+
+    /// The event that asks for it. Asking twice is asking once: run and page are its key.
+    pub(crate) fn ask(&self, catalog: &Catalog, id: EventId, now_ms: u64) -> NewEvent {
+        let event_type = SyncJob::event(&self.job);
+        // A struct of texts and numbers always serialises.
+        let payload = Bytes::from(serde_json::to_vec(self).unwrap_or_default());
+        let queue = catalog.config.sync_jobs.get(&self.job).and_then(|job| catalog.queues.get(&job.queue));
+        let queue = queue.map_or(catalog.default_queue(), |(id, _)| *id);
+        let source = format!("{SOURCE}{}", self.job);
+        NewEvent {
+            key: Key::given(&source, &format!("{}/{}", self.run, self.page)),
+            deliveries: catalog.owed(id, &event_type, &payload, queue, now_ms),
+            event: Arc::new(Event {
+                id,
+                source: source.into(),
+                event_type: event_type.into(),
+                created_ms: now_ms,
+                content_type: "application/json".into(),
+                headers: Vec::new(),
+                payload,
+                parent: None,
+            }),
+        }
+    }
+}
