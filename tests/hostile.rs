@@ -34,6 +34,7 @@ const CONNECTOR: &[Ends] = &[
     ("pesters", "timed-out|out-of-memory|too-large", ""),
     ("draws", "delivered", "1024"),
     ("reaches", "misconfigured", "evil.example"),
+    ("writes", "misconfigured", "add `smtp`"),
     ("transient", "transient", "told"),
     ("rate-limited", "rate-limited", "told"),
     ("unauthorized", "unauthorized", "told"),

@@ -14,6 +14,7 @@ use crate::event::{DeliveryId, EventId, NewDelivery, Place};
 use crate::ingress::key::pointer;
 use crate::ingress::verify::Scheme;
 use crate::outbound::Policy;
+use crate::outbound::mail::Smtp;
 use crate::store::rows::{CatalogRows, MappingRow, Origin, ScheduleKind};
 
 pub(crate) struct Catalog {
@@ -52,6 +53,7 @@ pub(crate) struct Endpoint {
     pub(crate) setting_hosts: HashMap<String, String>,
     pub(crate) policy: Policy,
     pub(crate) secrets: HashMap<String, Vec<u8>>,
+    pub(crate) smtp: Option<Smtp>,
     pub(crate) concurrency: u32,
     pub(crate) rate_per_s: u32,
     pub(crate) deadline_ms: u64,
@@ -166,6 +168,16 @@ impl Catalog {
                     continue;
                 }
             };
+            let smtp = match endpoint.smtp.as_ref().map(|smtp| prepare_smtp(smtp, &policy)) {
+                None => None,
+                Some(Ok(smtp)) => Some(smtp),
+                // What nobody is sent to any more needs no server either.
+                Some(Err(_)) if row.removed => None,
+                Some(Err(problem)) => {
+                    problems.push(format!("endpoint {:?}: {problem}", row.name));
+                    continue;
+                }
+            };
             let prepared = Endpoint {
                 id: row.id,
                 name: row.name.as_str().into(),
@@ -174,6 +186,7 @@ impl Catalog {
                 setting_hosts: setting_hosts(&endpoint.settings),
                 policy,
                 secrets,
+                smtp,
                 concurrency: endpoint.concurrency,
                 rate_per_s: endpoint.rate_per_s,
                 deadline_ms: endpoint.deadline_ms,
@@ -316,6 +329,15 @@ fn read<T: serde::de::DeserializeOwned>(json: &str, kind: &str, name: &str, prob
 fn setting_hosts(settings: &serde_json::Map<String, serde_json::Value>) -> HashMap<String, String> {
     let host = |value: &serde_json::Value| Some(url::Url::parse(value.as_str()?).ok()?.host_str()?.to_owned());
     settings.iter().filter_map(|(key, value)| Some((key.clone(), host(value)?))).collect()
+}
+
+fn prepare_smtp(smtp: &config::Smtp, policy: &Policy) -> Result<Smtp, String> {
+    let value = |secret: &SecretRef| resolve(secret).map_err(|problem| format!("smtp: {problem}"));
+    let credentials = match (&smtp.username, &smtp.password) {
+        (Some(username), Some(password)) => Some((value(username)?, value(password)?)),
+        _ => None,
+    };
+    Smtp::new(smtp, policy, credentials)
 }
 
 fn resolve_all(references: &[SecretRef]) -> Result<Vec<Vec<u8>>, String> {

@@ -253,6 +253,9 @@ pub struct Endpoint {
     /// Name as the connector's manifest declares it → reference.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretRef>,
+    /// Lets the connector send e-mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smtp: Option<Smtp>,
     /// Deliveries in flight at the same time on one node.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
@@ -278,6 +281,81 @@ fn default_concurrency() -> u32 {
 }
 fn default_deadline_ms() -> u64 {
     10_000
+}
+
+/// The server that takes an endpoint's e-mails, and who they come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Smtp {
+    /// `host:port`. A private address has to be in `allow_private` as well.
+    pub server: String,
+    /// Port 465: implicit; any other: starttls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<SmtpTls>,
+    /// A mailbox, `Name <address>` or the address alone.
+    pub from: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+}
+
+impl Smtp {
+    /// Host and port of `server`.
+    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.server.rsplit_once(':')?;
+        Some((host, port.parse().ok().filter(|port| *port != 0)?))
+    }
+
+    /// Name and reference of each secret.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&'static str, &SecretRef)> {
+        [("username", &self.username), ("password", &self.password)]
+            .into_iter()
+            .filter_map(|(name, secret)| Some((name, secret.as_ref()?)))
+    }
+}
+
+/// How an SMTP connection is protected; never only if the server happens to offer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SmtpTls {
+    Starttls,
+    Implicit,
+    /// In the clear, which takes an address in `allow_private`.
+    None,
+}
+
+/// Name, if any, and address of a mailbox: `Ana <ana@example.com>`, `"Souza, Ana" <ana@example.com>` or
+/// `ana@example.com`. One only, in one line. Local parts that need quotes or are not ASCII (RFC 6531), which hardly any
+/// server takes, are none; nor are addresses of more than 254 bytes.
+pub(crate) fn mailbox(text: &str) -> Option<(Option<&str>, &str)> {
+    let text = text.trim_matches(' ');
+    let (name, address) = match text.strip_suffix('>') {
+        Some(rest) => {
+            let (name, address) = rest.split_once('<')?;
+            let name = name.trim_matches(' ');
+            (name.strip_prefix('"').and_then(|name| name.strip_suffix('"')).unwrap_or(name), address)
+        }
+        None => ("", text),
+    };
+    let (local, domain) = address.rsplit_once('@')?;
+    // RFC 5322 section 3.2.3.
+    let atom = |atom: &str| {
+        !atom.is_empty() && atom.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b))
+    };
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|letter| letter.is_alphanumeric() || letter == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let fits = address.len() <= 254
+        && local.len() <= 64
+        && local.split('.').all(atom)
+        && domain.split('.').all(label)
+        && name.len() <= 255
+        && !name.contains(|c: char| c.is_control() || "\"<>\\".contains(c));
+    fits.then_some(((!name.is_empty()).then_some(name), address))
 }
 
 /// When a transient failure is tried again.
@@ -480,10 +558,49 @@ mod tests {
     }
 
     #[test]
+    fn a_mailbox_is_one_and_in_one_line() {
+        for (text, name, address) in [
+            ("ana@example.com", None, "ana@example.com"),
+            (" ana.souza+x@bücher.example ", None, "ana.souza+x@bücher.example"),
+            ("Carinho <nao-responda@carinho.com.vc>", Some("Carinho"), "nao-responda@carinho.com.vc"),
+            ("\"Souza, Ana\" <ana@localhost>", Some("Souza, Ana"), "ana@localhost"),
+            ("<ana@example.com>", None, "ana@example.com"),
+        ] {
+            assert_eq!(mailbox(text), Some((name, address)), "{text}");
+        }
+        let long = format!("{}@example.com", "a".repeat(65));
+        for text in [
+            "",
+            "@",
+            "ana",
+            "ana@",
+            "@example.com",
+            "ana@example..com",
+            "ana@-example.com",
+            ".ana@example.com",
+            "ana souza@example.com",
+            "\"ana souza\"@example.com",
+            "joão@example.com",
+            "ana@example.com, eva@example.com",
+            "ana@example.com,eva@example.com",
+            "Ana <ana@example.com> <eva@example.com>",
+            "<ana@example.com>, <eva@example.com>",
+            "Ana <ana@example.com",
+            "ana@example.com\r\nBcc: eva@example.com",
+            "Ana\r\nBcc: eva@example.com <ana@example.com>",
+            "ana@exam\0ple.com",
+            &long,
+        ] {
+            assert_eq!(mailbox(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn no_message_repeats_a_secret() {
         let text = "[sources.site]\nauth = { scheme = \"github\", secrets = [\"hunter2\"] }\n\
                     [sources.crm]\nauth = { scheme = \"github\", secrets = \"hunter2\" }\n\
-                    [endpoints.crm]\nconnector = \"crm\"\nsecrets = { key = \"hunter2\" }\nrate_per_s = \"hunter2\"\n";
+                    [endpoints.crm]\nconnector = \"crm\"\nsecrets = { key = \"hunter2\" }\nrate_per_s = \"hunter2\"\n\
+                    smtp = { server = \"a:25\", from = \"a@b.c\", username = \"hunter2\", password = \"hunter2\" }\n";
         for text in [text.to_owned(), text.replace("hunter2", "hunter2\n")] {
             let problems = parse(&text, "tomada.toml").unwrap_err();
             assert!(!format!("{problems:?}").contains("hunter2"), "{problems:#?}");

@@ -30,6 +30,7 @@ use address::Private;
 pub(crate) use reqwest::Method;
 
 mod address;
+pub(crate) mod mail;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +58,7 @@ const IDLE_PER_HOST: usize = 256;
 pub(crate) struct Outbound {
     clients: Arc<DashMap<Pool, reqwest::Client>>,
     lookup: Lookup,
+    mail: Arc<mail::Client>,
 }
 
 /// What one endpoint may reach.
@@ -99,9 +101,12 @@ pub(crate) enum Error {
     /// The request's own timeout passed.
     #[error("no complete answer in time")]
     Timeout,
-    /// Name resolution, connection, TLS or a broken answer.
+    /// Name resolution, connection or TLS: nothing was sent.
     #[error("{0}")]
     Unreachable(String),
+    /// The connection broke after the request had gone out: it may have been taken.
+    #[error("{0}")]
+    Interrupted(String),
     /// The answer passed the limit, which this is, in bytes.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(u64),
@@ -120,7 +125,18 @@ impl Outbound {
     fn with_lookup(lookup: Lookup) -> Outbound {
         // An error says that somebody else in the process has already installed one, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Outbound { clients: Arc::default(), lookup }
+        let mail = Arc::new(mail::Client::new(lookup.clone(), Vec::new()));
+        Outbound { clients: Arc::default(), lookup, mail }
+    }
+
+    /// Sends one e-mail, once, and answers its Message-ID. `within` is from now to the server's last answer.
+    pub(crate) async fn send_mail(
+        &self,
+        smtp: &mail::Smtp,
+        message: mail::Message,
+        within: Duration,
+    ) -> Result<String, mail::Error> {
+        self.mail.send(smtp, message, within).await
     }
 
     /// Checks the URL and sends one request.
@@ -499,11 +515,13 @@ fn explain(error: &reqwest::Error, granted: &Granted) -> Error {
     if error.is_timeout() && error.is_connect() {
         return Error::Unreachable(format!("{granted}: no connection within {} s", CONNECT_TIMEOUT.as_secs()));
     }
-    Error::Unreachable(format!("{granted}: {}", root(error)))
+    let why = format!("{granted}: {}", root(error));
+    // All that is not about the connection is about its use, and nobody says how much the target got to see.
+    if error.is_connect() { Error::Unreachable(why) } else { Error::Interrupted(why) }
 }
 
-/// The innermost cause: from the kernel, TLS or the HTTP parser, none of which know the URL.
-fn root(error: &reqwest::Error) -> String {
+/// The innermost cause: from the kernel, TLS or the parser of a protocol, none of which know the URL.
+fn root(error: &dyn std::error::Error) -> String {
     let Some(mut cause) = error.source() else {
         return "broken answer".into();
     };

@@ -237,6 +237,8 @@ impl Plugins {
             deadline: tokio::time::Instant::now() + deadline,
             placeholders: Vec::new(),
             requests: 0,
+            delivery: event.delivery_id.clone(),
+            mails: 0,
         };
         let mut store = self.store(State::new(ticks(CONNECTOR_CPU), Some(lent)));
         yielding(&mut store);

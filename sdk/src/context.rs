@@ -6,6 +6,7 @@ use std::ops::Deref;
 
 use crate::bindings::connector::tomada::hub::secrets;
 use crate::http::{Method, Request};
+use crate::mail::Mail;
 use crate::{Failure, Json, host};
 
 /// One call of a connector: its settings, and the hub's services. `S` is the author's settings type.
@@ -46,6 +47,11 @@ impl<S> Context<S> {
     /// A request with any method.
     pub fn request(&self, method: Method, url: impl Into<String>) -> Request<'_> {
         Request::new(&self.secrets, method, url.into())
+    }
+
+    /// An e-mail. It takes `mail = true` in the attribute, and `smtp` in the endpoint's configuration.
+    pub fn mail(&self) -> Mail {
+        Mail::default()
     }
 
     /// The secret of this name, to be put into a request. Its value never enters the sandbox.

@@ -121,8 +121,9 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// Transient (`timeout`, `unreachable`) when there was no answer, misconfigured (`host-denied`) when the operator
-    /// granted no such host, rejected (`request-invalid`, `answer-too-large`) when asking again cannot help.
+    /// Transient when there was no answer: `unreachable` (nothing was sent), `interrupted` and `timeout` (it may have been
+    /// taken). Misconfigured (`host-denied`) when the operator granted no such host, rejected (`request-invalid`,
+    /// `answer-too-large`) when asking again cannot help.
     pub fn send(self) -> Result<Response, Failure> {
         let Request { request, shown, problem, .. } = self;
         if let Some(problem) = problem {
@@ -134,6 +135,10 @@ impl<'a> Request<'a> {
             Err(Error::Unreachable(why)) => {
                 Err(Failure::transient("unreachable", format!("{shown} could not be reached: {why}")))
             }
+            Err(Error::Interrupted(why)) => Err(Failure::transient(
+                "interrupted",
+                format!("{shown} may have been taken, the connection broke: {why}"),
+            )),
             Err(Error::Denied(why)) => {
                 Err(Failure::misconfigured("host-denied", format!("{shown} is not allowed: {why}")))
             }
@@ -306,6 +311,7 @@ mod tests {
         for (error, kind, code) in [
             (Error::Timeout, "Transient", "timeout"),
             (Error::Unreachable("connection refused".into()), "Transient", "unreachable"),
+            (Error::Interrupted("connection reset".into()), "Transient", "interrupted"),
             (Error::Denied("grant it".into()), "Misconfigured", "host-denied"),
             (Error::Invalid("no scheme".into()), "Rejected", "request-invalid"),
             (Error::TooLarge(4), "Rejected", "answer-too-large"),

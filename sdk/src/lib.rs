@@ -75,6 +75,7 @@ pub mod guest;
 mod host;
 pub mod http;
 pub mod log;
+pub mod mail;
 mod receipt;
 #[cfg(not(target_family = "wasm"))]
 pub mod test;

@@ -23,11 +23,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 
-use crate::bindings::connector::tomada::hub::{http, log::Level, secrets, types};
+use crate::bindings::connector::tomada::hub::{http, log::Level, mail, secrets, types};
 use crate::http::{Error, Method};
 use crate::{Context, Detail, Event, Failure, FromPayload, Json, Mapped, Raw, Receipt, guest};
 
 pub use http::Request as Sent;
+pub use mail::Message as SentMail;
 
 /// Stands in for the hub. Requests are answered in the order in which answers were recorded; a request that does not
 /// fit the next answer fails the test, and so does an answer that was not asked for.
@@ -38,6 +39,9 @@ pub struct Host {
     answers: VecDeque<Answer>,
     now_ms: u64,
     requests: Vec<Sent>,
+    /// None: no e-mail may be sent.
+    mailbox: Option<VecDeque<Option<mail::Error>>>,
+    mails: Vec<SentMail>,
     logs: Vec<String>,
 }
 
@@ -58,6 +62,8 @@ impl Host {
             answers: VecDeque::new(),
             now_ms: 1_767_225_600_000,
             requests: Vec::new(),
+            mailbox: None,
+            mails: Vec::new(),
             logs: Vec::new(),
         }
     }
@@ -111,6 +117,24 @@ impl Host {
         self
     }
 
+    /// E-mails may be sent, as if the endpoint had `smtp`. They end up in [`Run::mails`].
+    pub fn mailbox(mut self) -> Host {
+        self.mailbox.get_or_insert_default();
+        self
+    }
+
+    /// The next e-mail, after those that were spoken of already, ends in this error; any further one is taken.
+    pub fn no_mail(mut self, error: mail::Error) -> Host {
+        self.mailbox.get_or_insert_default().push_back(Some(error));
+        self
+    }
+
+    /// The next e-mail is taken; for tests in which a later one is not.
+    pub fn take_mail(mut self) -> Host {
+        self.mailbox.get_or_insert_default().push_back(None);
+        self
+    }
+
     /// What the clock says, milliseconds since 1970-01-01 UTC.
     pub fn now_ms(mut self, now_ms: u64) -> Host {
         self.now_ms = now_ms;
@@ -121,7 +145,8 @@ impl Host {
     ///
     /// # Panics
     ///
-    /// When a recorded answer was not asked for, or a request was made that has none.
+    /// When a recorded answer was not asked for, a request was made that has none, or an e-mail that was spoken of was
+    /// not sent.
     pub fn run<S: DeserializeOwned, T: FromPayload>(
         self,
         handle: impl Fn(&Context<S>, Event<T>) -> Result<Receipt, Failure>,
@@ -132,7 +157,10 @@ impl Host {
         if let Some(answer) = host.answers.front() {
             panic!("nobody asked for {:?} {}; the connector ended with {result:?}", answer.method, answer.pattern);
         }
-        Run { result, requests: host.requests, logs: host.logs }
+        if let Some(script) = host.mailbox.as_ref().filter(|script| !script.is_empty()) {
+            panic!("{} more e-mails were spoken of and not sent; the connector ended with {result:?}", script.len());
+        }
+        Run { result, requests: host.requests, mails: host.mails, logs: host.logs }
     }
 
     /// Runs a mapping on one event. The output is read back as JSON.
@@ -187,6 +215,8 @@ pub struct Run {
     pub result: Result<Receipt, Failure>,
     /// What it sent, secrets as `{name}`.
     pub requests: Vec<Sent>,
+    /// The e-mails that it handed to the hub, those included that ended in an error.
+    pub mails: Vec<SentMail>,
     /// What it logged, for instance `warn: …`.
     pub logs: Vec<String>,
 }
@@ -267,6 +297,19 @@ pub(crate) fn send(request: &http::Request) -> Result<http::Response, Error> {
         );
         host.requests.push(request.clone());
         answer.result
+    })
+}
+
+pub(crate) fn send_mail(message: &mail::Message) -> Result<mail::Sent, mail::Error> {
+    on_duty(|host| {
+        let Some(script) = &mut host.mailbox else {
+            return Err(mail::Error::Denied("no e-mail may be sent: add `.mailbox()`".to_owned()));
+        };
+        host.mails.push(message.clone());
+        match script.pop_front().flatten() {
+            Some(error) => Err(error),
+            None => Ok(mail::Sent { message_id: format!("<test.{}@test>", host.mails.len()) }),
+        }
     })
 }
 

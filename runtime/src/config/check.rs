@@ -6,8 +6,10 @@ use std::ops::RangeInclusive;
 
 use super::near::hint;
 use super::times::Times;
-use super::{Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Retry, SecretRef, Source, SyncJob, Webhook};
-use super::{is_event_type, is_name_byte};
+use super::{
+    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Retry, SecretRef, Smtp, SmtpTls, Source, SyncJob, Webhook,
+};
+use super::{is_event_type, is_name_byte, mailbox};
 
 const WEEK_S: f64 = 7.0 * 24.0 * 3600.0;
 const MAX_BODY: usize = 16 << 20;
@@ -316,6 +318,9 @@ fn check_endpoint(name: &str, endpoint: &Endpoint, found: &mut Found) {
         }
         found.secret(&["endpoints", name, "secrets", key], secret);
     }
+    if let Some(smtp) = &endpoint.smtp {
+        check_smtp(name, smtp, endpoint.allow_private.is_empty(), found);
+    }
     found.number(&field("concurrency"), endpoint.concurrency, 1..=10_000);
     found.number(&field("rate_per_s"), endpoint.rate_per_s, 0..=100_000);
     found.number(&field("deadline_ms"), endpoint.deadline_ms, 10..=600_000);
@@ -324,6 +329,37 @@ fn check_endpoint(name: &str, endpoint: &Endpoint, found: &mut Found) {
     found.number(&["endpoints", name, "breaker", "failures"], breaker.failures, 1..=10_000);
     found.number(&["endpoints", name, "breaker", "open_s"], breaker.open_s, 0.001..=86_400.0);
     found.number(&["endpoints", name, "breaker", "successes"], breaker.successes, 1..=1_000);
+}
+
+fn check_smtp(endpoint: &str, smtp: &Smtp, only_public: bool, found: &mut Found) {
+    let field = |name| ["endpoints", endpoint, "smtp", name];
+    let server = &smtp.server;
+    if smtp.host_and_port().is_none() || check_host(server).is_err() || server.starts_with("http:") {
+        found.at(
+            &field("server"),
+            format!("is \"{server}\": it takes host:port, for instance \"smtp.example.com:587\""),
+        );
+    }
+    if mailbox(&smtp.from).is_none() {
+        found.at(
+            &field("from"),
+            "is not a mailbox: write one address, or a name and an address, for instance \"Carinho <oi@carinho.com.vc>\"",
+        );
+    }
+    if smtp.tls == Some(SmtpTls::None) && only_public {
+        found.at(
+            &field("tls"),
+            "is \"none\", which takes a server in allow_private: add its CIDR:port there, or use starttls or implicit",
+        );
+    }
+    for (name, secret) in smtp.secrets() {
+        found.secret(&field(name), secret);
+    }
+    match (&smtp.username, &smtp.password) {
+        (Some(_), None) => found.at(&field("username"), "has no password beside it: add it, or remove the username"),
+        (None, Some(_)) => found.at(&field("password"), "has no username beside it: add it, or remove the password"),
+        _ => {}
+    }
 }
 
 fn check_retry(endpoint: &str, retry: &Retry, found: &mut Found) {

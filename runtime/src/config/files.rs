@@ -47,8 +47,11 @@ fn missing_secrets(config: &Config) -> Vec<Finding> {
         })
     });
     let of_endpoints = config.endpoints.iter().flat_map(|(name, endpoint)| {
-        let secrets = endpoint.secrets.iter();
-        secrets.map(move |(key, secret)| (["endpoints", name, "secrets", key].map(String::from).to_vec(), secret))
+        let secrets = endpoint.secrets.iter().map(|(key, secret)| ("secrets", key.as_str(), secret));
+        let of_smtp = endpoint.smtp.iter().flat_map(|smtp| smtp.secrets()).map(|(key, secret)| ("smtp", key, secret));
+        secrets
+            .chain(of_smtp)
+            .map(move |(table, key, secret)| (["endpoints", name, table, key].map(String::from).to_vec(), secret))
     });
     let secrets = of_sources.chain(of_endpoints).filter(|(_, secret)| is_reference(&secret.0));
     let missing = secrets.filter_map(|(path, secret)| {
@@ -99,7 +102,10 @@ impl Config {
             connector.file = joined(base, &connector.file);
         }
         let of_sources = self.sources.values_mut().flat_map(|source| source.auth.secrets_mut());
-        let of_endpoints = self.endpoints.values_mut().flat_map(|endpoint| endpoint.secrets.values_mut());
+        let of_endpoints = self.endpoints.values_mut().flat_map(|endpoint| {
+            let of_smtp = endpoint.smtp.iter_mut().flat_map(|smtp| [&mut smtp.username, &mut smtp.password]);
+            endpoint.secrets.values_mut().chain(of_smtp.flatten())
+        });
         for secret in of_sources.chain(of_endpoints) {
             if let Some(path) = secret.0.strip_prefix("file:") {
                 secret.0 = format!("file:{}", joined(base, path));

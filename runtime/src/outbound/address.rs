@@ -46,9 +46,13 @@ impl Private {
 /// Whether `port` of `address` may be dialled. An IPv4-mapped address counts as the IPv4 address that the kernel would
 /// dial.
 pub(crate) fn admits(private: &[Private], address: IpAddr, port: u16) -> bool {
+    is_public(address.to_canonical()) || lists(private, address, port)
+}
+
+/// Whether `port` of `address` is listed, be it public or not.
+pub(crate) fn lists(private: &[Private], address: IpAddr, port: u16) -> bool {
     let address = address.to_canonical();
-    is_public(address)
-        || private.iter().any(|grant| grant.port.is_none_or(|granted| granted == port) && grant.net.contains(&address))
+    private.iter().any(|grant| grant.port.is_none_or(|granted| granted == port) && grant.net.contains(&address))
 }
 
 fn is_public(address: IpAddr) -> bool {

@@ -507,21 +507,22 @@ async fn failures_name_host_and_port_only() {
             _ => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
         }))
     }));
-    for (host, port, told) in [
-        ("127.0.0.1", closed, "connection refused"),
-        ("closed.example", closed, "connection refused"),
-        ("empty.example", closed, "no address"),
-        ("unknown.example", closed, "name or service not known"),
-        ("127.0.0.1", target.port, "HTTP"),
-        ("127.0.0.1", target.port, "before message length reached"),
-        // Without an answer the server closes the connection.
-        ("127.0.0.1", target.port, "before message completed"),
+    for (host, port, sent, told) in [
+        ("127.0.0.1", closed, false, "connection refused"),
+        ("closed.example", closed, false, "connection refused"),
+        ("empty.example", closed, false, "no address"),
+        ("unknown.example", closed, false, "name or service not known"),
+        ("127.0.0.1", target.port, true, "HTTP"),
+        ("127.0.0.1", target.port, true, "before message length reached"),
+        // It reads the request, and closes the connection without an answer.
+        ("127.0.0.1", target.port, true, "before message completed"),
     ] {
         let policy = Policy::new(&[format!("http://{host}:{port}")], &["127.0.0.0/8:*".into()]).unwrap();
         let mut asked = request(Method::POST, &format!("http://{host}:{port}/t0ken?t0ken#t0ken"), b"t0ken");
         asked.headers = vec![("authorization".into(), "t0ken".into())];
         let error = outbound.send(&policy, asked).await.unwrap_err();
-        let Error::Unreachable(text) = &error else { panic!("{error:?}") };
+        let (Error::Unreachable(text) | Error::Interrupted(text)) = &error else { panic!("{error:?}") };
+        assert_eq!(matches!(error, Error::Interrupted(_)), sent, "{error:?}");
         assert!(text.starts_with(&format!("http://{host}:{port}: ")) && text.contains(told), "{text}");
         assert!(!format!("{error} {error:?}").contains("t0ken"), "{text}");
     }

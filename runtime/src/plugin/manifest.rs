@@ -355,6 +355,7 @@ impl Worlds {
         let mut files = SourceMap::new();
         files.push_str("types.wit", include_str!("../../../wit/types.wit"));
         files.push_str("host.wit", include_str!("../../../wit/host.wit"));
+        files.push_str("mail.wit", include_str!("../../../wit/mail.wit"));
         files.push_str("world.wit", include_str!("../../../wit/world.wit"));
         let group = files.parse().map_err(|(_, err)| anyhow::anyhow!("{err:?}"))?;
         let mut resolve = Resolve::default();
@@ -438,6 +439,8 @@ mod tests {
     const LOG: &str = r#"(import "tomada:hub/log@1.0.0" "write" (func (param i32 i32 i32)))"#;
     const HTTP: &str =
         r#"(import "tomada:hub/http@1.0.0" "send" (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+    const MAIL: &str = r#"(import "tomada:hub/mail@1.0.0" "send"
+        (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
     const CLOCK: &str = r#"(import "tomada:hub/clock@1.0.0" "now-ms" (func (result i64)))"#;
 
     const CONNECTOR: &str = r#"{"sdk":"0.1.0","kind":"connector","name":"crm","version":"0.1.0",
@@ -562,6 +565,12 @@ mod tests {
             inspect(&component(Kind::Connector, &[HTTP, CLOCK], &[CONNECTOR])),
             Err(Refusal::Undeclared { import: "tomada:hub/clock@1.0.0".to_owned(), short: "clock".to_owned() })
         );
+        assert_eq!(
+            inspect(&component(Kind::Connector, &[HTTP, MAIL], &[CONNECTOR])),
+            Err(Refusal::Undeclared { import: "tomada:hub/mail@1.0.0".to_owned(), short: "mail".to_owned() })
+        );
+        let writer = CONNECTOR.replace("[\"http\"]", "[\"http\",\"mail\"]");
+        assert!(inspect(&component(Kind::Connector, &[HTTP, MAIL], &[&writer])).is_ok());
         let sly = component(Kind::Connector, &[HTTP], &[MAPPING]);
         let refusal = refused(&sly);
         assert!(refusal.contains("imports `tomada:hub/http@1.0.0`") && refusal.contains("make it a connector"));

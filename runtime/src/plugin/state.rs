@@ -53,6 +53,9 @@ pub(crate) struct Lent {
     /// Placeholder and name of the secrets that this call has asked for.
     pub(crate) placeholders: Vec<(String, String)>,
     pub(crate) requests: u32,
+    /// Whose e-mails are named after it.
+    pub(crate) delivery: String,
+    pub(crate) mails: u32,
 }
 
 impl State {

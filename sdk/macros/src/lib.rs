@@ -16,6 +16,7 @@ use syn::{Error, ItemFn, parse_macro_input};
 /// * `hosts` – where it may go: a host name, `settings.<key>` (the host of the URL in that setting), or `*` (the
 ///   operator decides). Without any there is no HTTP.
 /// * `secrets` – the secrets it may ask for by name.
+/// * `mail = true` – it sends e-mail, over the server and from the address that the operator grants.
 /// * `events`, `emits` – the event types it handles and gives rise to; without `events` it handles any.
 /// * `description`, `version` – those of the package unless given.
 /// * `settings_schema` – a JSON Schema of the settings, as text.

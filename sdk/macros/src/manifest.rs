@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Error, Expr, ExprLit, Lit, LitStr, MetaNameValue, Result, Token};
+use syn::{Error, Expr, ExprLit, Lit, LitBool, LitStr, MetaNameValue, Result, Token};
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
@@ -22,6 +22,7 @@ pub(crate) struct Arguments {
     secrets: Vec<LitStr>,
     events: Vec<LitStr>,
     emits: Vec<LitStr>,
+    mail: Option<LitBool>,
 }
 
 impl Parse for Arguments {
@@ -42,12 +43,13 @@ impl Parse for Arguments {
                 "secrets" => arguments.secrets = texts(&pair.value)?,
                 "events" => arguments.events = texts(&pair.value)?,
                 "emits" => arguments.emits = texts(&pair.value)?,
+                "mail" => arguments.mail = Some(flag(&pair.value)?),
                 _ => {
                     return Err(Error::new(
                         pair.path.span(),
                         format!(
                             "there is no `{key}`; known are name, version, description, hosts, secrets, events, emits, \
-                             settings_schema"
+                             mail, settings_schema"
                         ),
                     ));
                 }
@@ -64,6 +66,13 @@ fn text(value: &Expr) -> Result<LitStr> {
         _ => {
             Err(Error::new(value.span(), "write a string literal: the manifest is made before anything else is known"))
         }
+    }
+}
+
+fn flag(value: &Expr) -> Result<LitBool> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. }) => Ok(flag.clone()),
+        _ => Err(Error::new(value.span(), "write true or false")),
     }
 }
 
@@ -95,6 +104,12 @@ impl Arguments {
         {
             return Err(Error::new(extra.span(), "a mapping is pure: it has no hosts, no secrets and emits nothing"));
         }
+        let mail = self.mail.as_ref().filter(|mail| mail.value);
+        if kind == Kind::Mapping
+            && let Some(mail) = mail
+        {
+            return Err(Error::new(mail.span(), "a mapping is pure: it sends no e-mail"));
+        }
         for host in &self.hosts {
             let value = host.value();
             let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
@@ -119,6 +134,7 @@ impl Arguments {
         if kind == Kind::Connector {
             imports.extend(["clock", "random"]);
             imports.extend((!self.hosts.is_empty()).then_some("http"));
+            imports.extend(mail.map(|_| "mail"));
             imports.extend((!self.secrets.is_empty()).then_some("secrets"));
         }
         let manifest = json!({

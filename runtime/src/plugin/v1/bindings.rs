@@ -4,7 +4,7 @@ pub(crate) mod connector {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "tomada:hub/connector",
-        imports: { "tomada:hub/http.send": async },
+        imports: { "tomada:hub/http.send": async, "tomada:hub/mail.send": async },
         exports: { default: async },
     });
 }
@@ -20,4 +20,4 @@ pub(crate) mod mapping {
     });
 }
 
-pub(crate) use connector::tomada::hub::{clock, http, log, random, secrets, types};
+pub(crate) use connector::tomada::hub::{clock, http, log, mail, random, secrets, types};

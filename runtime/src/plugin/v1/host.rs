@@ -6,15 +6,19 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::bindings::{clock, http, log, random, secrets, types};
+use super::bindings::{clock, http, log, mail, random, secrets, types};
 use crate::clock::random_bytes;
-use crate::outbound::{self, Checked};
+use crate::outbound::{self, Checked, mail as post};
 use crate::plugin::state::{Lent, State};
 
 /// Bytes of random that one call may ask for.
 const MAX_RANDOM: u32 = 1024;
 /// HTTP requests of one call.
 const MAX_REQUESTS: u32 = 1000;
+/// E-mails of one call.
+const MAX_MAILS: u32 = 20;
+/// What a request or a message leaves of a call's time, at most: the guest has to say what became of it.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 impl types::Host for State {}
 
@@ -63,13 +67,13 @@ fn was_not_taken(response: &Result<outbound::Response, outbound::Error>) -> bool
     match response {
         Ok(response) => response.status >= 400,
         Err(outbound::Error::Denied(_) | outbound::Error::Invalid(_) | outbound::Error::Unreachable(_)) => true,
-        Err(outbound::Error::Timeout | outbound::Error::TooLarge(_)) => false,
+        Err(outbound::Error::Timeout | outbound::Error::Interrupted(_) | outbound::Error::TooLarge(_)) => false,
     }
 }
 
 /// Makes the request that goes out: secrets in the place of their placeholders, the deadline in the place of a wish.
 fn fill_in(lent: &Lent, request: http::Request) -> Result<(Checked<'_>, outbound::Request), outbound::Error> {
-    let left = lent.deadline.saturating_duration_since(tokio::time::Instant::now());
+    let left = time_left(lent);
     let wish = request.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
     let mut filled = outbound::Request {
         method: match request.method {
@@ -118,6 +122,11 @@ fn fill_in(lent: &Lent, request: http::Request) -> Result<(Checked<'_>, outbound
     Ok((checked, filled))
 }
 
+fn time_left(lent: &Lent) -> Duration {
+    let left = lent.deadline.saturating_duration_since(tokio::time::Instant::now());
+    left - LAST_WORDS.min(left / 10)
+}
+
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     bytes.windows(needle.len()).position(|window| window == needle)
 }
@@ -142,7 +151,50 @@ impl From<outbound::Error> for http::Error {
             outbound::Error::Invalid(why) => http::Error::Invalid(why),
             outbound::Error::Timeout => http::Error::Timeout,
             outbound::Error::Unreachable(why) => http::Error::Unreachable(why),
+            outbound::Error::Interrupted(why) => http::Error::Interrupted(why),
             outbound::Error::TooLarge(limit) => http::Error::TooLarge(limit),
+        }
+    }
+}
+
+impl mail::Host for State {
+    async fn send(&mut self, message: mail::Message) -> Result<mail::Sent, mail::Error> {
+        let Some(lent) = &mut self.lent else {
+            return Err(mail::Error::Denied("a mapping has no way out of the sandbox".into()));
+        };
+        let Some(smtp) = &lent.endpoint.smtp else {
+            let endpoint = &lent.endpoint.name;
+            let why = format!("endpoint {endpoint:?} may send no e-mail: add `smtp` with `server` and `from` to it");
+            return Err(mail::Error::Denied(why));
+        };
+        lent.mails += 1;
+        if lent.mails > MAX_MAILS {
+            return Err(mail::Error::Invalid(format!("at most {MAX_MAILS} e-mails can be sent in one call")));
+        }
+        let mail::Message { to, subject, text, html, reply_to } = message;
+        let id = format!("{}.{}", lent.delivery, lent.mails);
+        let message = post::Message { to, subject, text, html, reply_to, id, now_ms: lent.clock.now_ms() };
+        let left = time_left(lent);
+        let before = std::mem::replace(&mut self.taken, true);
+        let sent = lent.outbound.send_mail(smtp, message, left).await;
+        if !matches!(sent, Ok(_) | Err(post::Error::Interrupted(_))) {
+            self.taken = before;
+        }
+        Ok(mail::Sent { message_id: sent? })
+    }
+}
+
+impl From<post::Error> for mail::Error {
+    fn from(error: post::Error) -> mail::Error {
+        match error {
+            post::Error::Denied(why) => mail::Error::Denied(why),
+            post::Error::Invalid(why) => mail::Error::Invalid(why),
+            post::Error::Unreachable(why) => mail::Error::Unreachable(why),
+            post::Error::Interrupted(why) => mail::Error::Interrupted(why),
+            post::Error::Refused { code, permanent, message } => {
+                mail::Error::Refused(mail::Refusal { code, permanent, message })
+            }
+            post::Error::Unauthorized(why) => mail::Error::Unauthorized(why),
         }
     }
 }

@@ -57,6 +57,8 @@ enum Mode {
     Reaches,
     /// Sends requests to `url` as long as it is let.
     Pesters,
+    /// Sends e-mails as long as it is let.
+    Writes,
     /// Sends the secret `token` to `url`, bound to it or not, and puts it into log and note.
     Leaks,
     /// The failures that are said in the type.
@@ -67,7 +69,7 @@ enum Mode {
     Misconfigured,
 }
 
-#[connector(name = "hostile", hosts = ["settings.url"], secrets = ["token"], emits = ["harm.done"])]
+#[connector(name = "hostile", hosts = ["settings.url"], secrets = ["token"], mail = true, emits = ["harm.done"])]
 fn handle(cx: &Context<Settings>, _event: Event<Raw>) -> Result<Receipt, Failure> {
     const SAID: &str = "the connector was told to fail so";
     let receipt = Receipt::new();
@@ -107,6 +109,9 @@ fn handle(cx: &Context<Settings>, _event: Event<Raw>) -> Result<Receipt, Failure
         Mode::Reaches => Ok(cx.get(&cx.settings.url).send()?.ok()?.into()),
         Mode::Pesters => loop {
             black_box(cx.get(&cx.settings.url).send()).ok();
+        },
+        Mode::Writes => loop {
+            cx.mail().to("ana@example.com").subject("harm").text("harm").send()?;
         },
         Mode::Leaks => {
             let token = cx.secret("token")?;
