@@ -1,36 +1,33 @@
-//! `tomada demo`: Carinho's flow "Lead criado" on this machine, with stand-ins for the systems that it joins.
+//! `tomada demo`: Carinho's flows on this machine, with stand-ins for the systems that they join.
 //!
 //! The hub is a process of its own, started as an operator would start it; what is shown comes from its API and from
 //! what the stand-ins received.
 
 #![allow(clippy::disallowed_methods, reason = "it measures and waits from outside; nothing of the hub depends on it")]
 
+mod flows;
 pub mod loopback;
 mod proof;
 pub mod standins;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::flows::Flows;
 use self::standins::StandIns;
-use self::watch::{BAD, GOOD, NAME, QUIET, STRONG, Watch};
+use self::watch::{DOUBTFUL, NAME, QUIET, STRONG, Watch};
 use crate::child::Hub;
-use crate::client::{Client, Running};
+use crate::client::Running;
 use crate::config::{self, Config};
 use crate::keys::write_private;
-use crate::send::{Accepted, Target, unix_seconds};
 
-/// How long the flow may take before it is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at the hub, while the flow runs and after it.
-const OFTEN: Duration = Duration::from_millis(10);
+/// Between two looks at the hub, when the flows are through.
 const SELDOM: Duration = Duration::from_millis(100);
 /// Directory of a demo that stays, the same that all commands look into by default.
 const DATA: &str = "tomada-data";
@@ -38,9 +35,15 @@ const DATA: &str = "tomada-data";
 /// Options of `tomada demo`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoOptions {
-    /// End when the flow is through: exit code 0 when all arrived, 1 with what is missing after 30 s
+    /// End when the flows are through: exit code 0 when all arrived, 1 with what is missing
     #[arg(long)]
     once: bool,
+    /// The systems misbehave: errors, late answers, broken connections; retries and breakers are quicker for it
+    #[arg(long)]
+    chaos: bool,
+    /// What chaos is drawn from
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "chaos")]
+    seed: u64,
     /// Address of the hub [default: 127.0.0.1:8080, with --once a free port]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -55,24 +58,27 @@ pub struct DemoOptions {
     config: PathBuf,
 }
 
-/// Shows the flow, then waits for Ctrl-C unless it is to run once. The exit code is 1 when something did not arrive.
+/// Shows the flows, then waits for Ctrl-C unless it is to run once. The exit code is 1 when something did not arrive.
 ///
 /// # Errors
 /// The configuration has mistakes, a component is not built, or the hub does not start or ends by itself.
 pub async fn run(options: DemoOptions) -> Result<ExitCode> {
     let place = Place::new(&options)?;
     let mut stand_ins = StandIns::start().await?;
-    let config = prepare(&options, &place, &mut stand_ins).await?;
-    let listen = match options.listen {
-        Some(listen) => listen.to_string(),
-        None if options.once => "127.0.0.1:0".into(),
-        None => "127.0.0.1:8080".into(),
-    };
-    let mut hub = Hub::serve(&std::env::current_exe()?, &place.data, &listen, &place.config()).await?;
+    let listen = listen(&options)?;
+    let (config, delays) = prepare(&options, &place, &mut stand_ins, listen).await?;
+    let mut hub = Hub::serve(&std::env::current_exe()?, &place.data, &listen.to_string(), &place.config()).await?;
     introduce(&hub, &place, &stand_ins);
+    if options.chaos {
+        stand_ins.chaos(options.seed);
+        anstream::println!(
+            "\n  {DOUBTFUL}chaos{DOUBTFUL:#}      {QUIET}seed {}: the systems misbehave{QUIET:#}",
+            options.seed
+        );
+    }
 
     let shown = tokio::select! {
-        shown = show(&options, &mut hub, &config, &place, &stand_ins) => shown,
+        shown = show(&options, &mut hub, &config, &delays, &place, &stand_ins) => shown,
         signal = interrupted() => signal.map(|()| ExitCode::SUCCESS),
     };
     if !options.once {
@@ -85,13 +91,24 @@ async fn show(
     options: &DemoOptions,
     hub: &mut Hub,
     config: &Config,
+    delays: &[(String, String, f64)],
     place: &Place,
     stand_ins: &StandIns,
 ) -> Result<ExitCode> {
-    let mut watch = Watch::start(hub.client().await?, stand_ins).await?;
-    let code = flow(hub, config, stand_ins, &mut watch).await?;
+    let watch = Watch::start(hub.client().await?, stand_ins).await?;
+    let mut flows = Flows { url: hub.url.clone(), config, stand_ins, watch, delays, chaos: options.chaos, good: true };
+    flows.play().await?;
+    if options.chaos {
+        flows.sum_up().await?;
+    }
+    let Flows { mut watch, good, .. } = flows;
+    let log = hub.log();
+    let troubles: Vec<&str> = log.lines().filter(|line| !line.contains(" INFO ")).collect();
+    if !good && !troubles.is_empty() {
+        anstream::println!("\n{STRONG}The hub's log{STRONG:#}\n{QUIET}{}{QUIET:#}", troubles.join("\n"));
+    }
     if options.once {
-        return Ok(code);
+        return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     look_around(place);
     loop {
@@ -103,69 +120,49 @@ async fn show(
     }
 }
 
-/// One lead all the way.
-async fn flow(hub: &Hub, config: &Config, stand_ins: &StandIns, watch: &mut Watch<'_>) -> Result<ExitCode> {
-    let phone = phone()?;
-    let lead = json!({
-        "name": "Maria Aparecida",
-        "phone": phone,
-        "email": "maria@example.com",
-        "source": "site",
-        "utm_source": "google",
-        "utm_medium": "cpc",
-        "utm_campaign": "cuidadores-sp",
-        "message": "Preciso de uma cuidadora para minha mãe.",
-    });
-    anstream::println!("\n{STRONG}POST /webhooks/site/lead{STRONG:#}  {lead}\n");
-    let target = Target::find(config, "site/lead")?;
-    let request = target.sign(lead.to_string().into(), None, None, unix_seconds())?;
-    let answer = request.post(&mut Client::connect(&hub.url, None).await?).await?;
-    let accepted: Accepted = answer.json().context("the webhook was not accepted")?;
-
-    let start = Instant::now();
-    let facts = loop {
-        watch.look().await?;
-        let facts = proof::facts(&stand_ins.received_since(0), &phone);
-        // Only when nothing is left to do is "exactly one" more than "one so far".
-        if watch.is_over(&accepted.id) || start.elapsed() > PATIENCE {
-            break facts;
-        }
-        tokio::time::sleep(OFTEN).await;
-    };
-    anstream::println!();
-    for fact in &facts {
-        let (mark, style) = if fact.holds { ("✓", GOOD) } else { ("✗", BAD) };
-        anstream::println!("  {style}{mark} {}{style:#}", fact.what);
+/// Where the hub is to listen. The port is chosen before the hub starts, because links in mails name it.
+fn listen(options: &DemoOptions) -> Result<SocketAddr> {
+    let default = SocketAddr::from(([127, 0, 0, 1], if options.once { 0 } else { 8080 }));
+    let listen = options.listen.unwrap_or(default);
+    if listen.port() != 0 {
+        return Ok(listen);
     }
-    for line in watch.open(&accepted.id) {
-        anstream::println!("  {BAD}✗ {line}{BAD:#}");
-    }
-    let good = facts.iter().all(|fact| fact.holds) && watch.is_over(&accepted.id);
-    if !good {
-        anstream::println!("\n{}", hub.log());
-    }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    TcpListener::bind(listen)
+        .and_then(|free| free.local_addr())
+        .with_context(|| format!("no free port on {}", listen.ip()))
 }
 
-async fn prepare(options: &DemoOptions, place: &Place, stand_ins: &mut StandIns) -> Result<Config> {
+type Delays = Vec<(String, String, f64)>;
+
+async fn prepare(
+    options: &DemoOptions,
+    place: &Place,
+    stand_ins: &mut StandIns,
+    listen: SocketAddr,
+) -> Result<(Config, Delays)> {
     let mut config = config::load(std::slice::from_ref(&options.config)).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow!(lines.join("\n"))
     })?;
     let components = std::path::absolute(&options.components)?;
     loopback::turn(&mut config, stand_ins, &place.data, &components).await?;
+    loopback::tell_hub_url(&mut config, &format!("http://{listen}"));
+    let delays = loopback::shorten_delays(&mut config);
+    if options.chaos {
+        loopback::hasten(&mut config);
+    }
     let text = toml::to_string(&config).context("the configuration cannot be written")?;
     write_private(&place.config(), text.as_bytes()).with_context(|| place.config().display().to_string())?;
-    Ok(config)
+    Ok((config, delays))
 }
 
 fn introduce(hub: &Hub, place: &Place, stand_ins: &StandIns) {
     let (url, pid, data) = (&hub.url, hub.pid, place.data.display());
-    anstream::println!("{STRONG}tomada demo{STRONG:#}  Carinho, \"Lead criado\"\n");
-    anstream::println!("  {NAME}{:<10}{NAME:#} {url}  {QUIET}pid {pid}, data {data}{QUIET:#}", "hub");
+    anstream::println!("{STRONG}tomada demo{STRONG:#}  Carinho's flows, with stand-ins for all systems\n");
+    anstream::println!("  {NAME}{:<11}{NAME:#} {url}  {QUIET}pid {pid}, data {data}{QUIET:#}", "hub");
     for name in stand_ins.names() {
         let url = stand_ins.url(name);
-        anstream::println!("  {NAME}{name:<10}{NAME:#} {url}  {QUIET}stand-in{QUIET:#}");
+        anstream::println!("  {NAME}{name:<11}{NAME:#} {url}  {QUIET}stand-in{QUIET:#}");
     }
 }
 
@@ -201,13 +198,6 @@ async fn interrupted() -> Result<()> {
         _ = hangup.recv() => {}
     }
     Ok(())
-}
-
-/// A mobile number of São Paulo that no earlier run has used.
-fn phone() -> Result<String> {
-    let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow!("no random number: {error}"))?;
-    Ok(format!("55119{:08}", u32::from_le_bytes(bytes) % 100_000_000))
 }
 
 /// The directory of the hub.
@@ -266,6 +256,8 @@ mod tests {
         std::fs::write(data.join("tomada.db"), "").unwrap();
         let options = DemoOptions {
             once: true,
+            chaos: false,
+            seed: 1,
             listen: None,
             data: Some(data.clone()),
             components: PathBuf::new(),

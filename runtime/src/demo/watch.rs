@@ -1,7 +1,7 @@
 //! What happens in a hub, line by line: events from its API, calls from the stand-ins, in the order of their causes.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
@@ -19,7 +19,9 @@ pub(super) const QUIET: Style = Style::new().dimmed();
 pub(super) const STRONG: Style = Style::new().bold();
 
 /// Events that are asked for at once; more than those between two looks are not shown.
-const PAGE: u32 = 100;
+const PAGE: u32 = 200;
+/// Between two looks at the breakers.
+const BREAKERS_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) struct Watch<'a> {
     client: Client,
@@ -32,6 +34,43 @@ pub(super) struct Watch<'a> {
     events: BTreeMap<String, Event>,
     /// Delivery → the status and number of attempts that were told last.
     told: BTreeMap<String, (String, u64)>,
+    /// Events of before.
+    old: BTreeSet<String>,
+    open_breakers: BTreeSet<String>,
+    breakers_opened: usize,
+    breakers_seen: Instant,
+}
+
+/// A delivery that was given up, as the API tells it.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct DeadLetter {
+    event: String,
+    event_type: String,
+    pub(super) endpoint: String,
+    reason: String,
+    code: Option<String>,
+    message: Option<String>,
+}
+
+impl std::fmt::Display for DeadLetter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} → {}: {}", self.event_type, self.endpoint, self.reason)?;
+        if let Some(code) = &self.code {
+            write!(f, ", {code}")?;
+        }
+        self.message.as_ref().map_or(Ok(()), |message| write!(f, ", {message}"))
+    }
+}
+
+/// What it took.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) events: usize,
+    pub(super) deliveries: usize,
+    pub(super) attempts: u64,
+    /// Attempts after the first one.
+    pub(super) retries: u64,
+    pub(super) breakers_opened: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -62,7 +101,8 @@ impl Delivery {
 impl<'a> Watch<'a> {
     /// Begins now: what happened before is not told.
     pub(super) async fn start(mut client: Client, stand_ins: &'a StandIns) -> Result<Watch<'a>> {
-        let events = look(&mut client).await?.into_iter().map(|event| (event.id.clone(), event)).collect();
+        let events: BTreeMap<String, Event> =
+            look(&mut client).await?.into_iter().map(|event| (event.id.clone(), event)).collect();
         let fetched = stand_ins.received_since(0).len();
         Ok(Watch {
             client,
@@ -70,8 +110,12 @@ impl<'a> Watch<'a> {
             began: Instant::now(),
             fetched,
             calls: Vec::new(),
+            old: events.keys().cloned().collect(),
             events,
             told: BTreeMap::new(),
+            open_breakers: BTreeSet::new(),
+            breakers_opened: 0,
+            breakers_seen: Instant::now(),
         })
     }
 
@@ -87,7 +131,9 @@ impl<'a> Watch<'a> {
             if !self.events.contains_key(&event.id) {
                 let parent = self.endpoint_of(event.parent.as_deref()).map(str::to_owned);
                 // What came of a delivery is told after the calls that were the delivery.
-                self.tell_calls(|call| parent.as_deref() == Some(&*call.system));
+                if let (Some(delivery), Some(endpoint)) = (&event.parent, &parent) {
+                    self.tell_calls_of(delivery, endpoint);
+                }
                 self.tell_event(&event, parent.as_deref());
             }
             for delivery in &event.deliveries {
@@ -97,32 +143,120 @@ impl<'a> Watch<'a> {
         }
         // The events of later calls may not have been among these.
         self.tell_calls(|call| call.at < asked);
+        if self.breakers_seen.elapsed() > BREAKERS_EVERY {
+            self.breakers_seen = Instant::now();
+            self.look_at_breakers().await?;
+        }
         Ok(())
     }
 
-    /// Whether nothing is left to do for an event and those that came of it.
-    pub(super) fn is_over(&self, id: &str) -> bool {
-        let Some(event) = self.events.get(id) else { return false };
-        event.deliveries.iter().all(|delivery| {
-            let mut children = self.events.values().filter(|event| event.parent.as_ref() == Some(&delivery.id));
-            delivery.is_over() && children.all(|child| self.is_over(&child.id))
-        })
-    }
-
-    /// What is not delivered of an event and those that came of it, in words.
-    pub(super) fn open(&self, id: &str) -> Vec<String> {
-        let Some(event) = self.events.get(id) else { return vec![format!("{id} is not among the hub's events")] };
-        let mut open = Vec::new();
-        for delivery in &event.deliveries {
-            if !matches!(delivery.status.as_str(), "delivered" | "skipped") {
-                let (endpoint, status, attempts) = (&delivery.endpoint, &delivery.status, delivery.attempts);
-                open.push(format!("{} → {endpoint}: {status} after attempt {attempts}", event.event_type));
-            }
-            for child in self.events.values().filter(|event| event.parent.as_ref() == Some(&delivery.id)) {
-                open.extend(self.open(&child.id));
+    async fn look_at_breakers(&mut self) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Endpoint {
+            name: String,
+            breaker: String,
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            items: Vec<Endpoint>,
+        }
+        let page: Page = self.client.get("/api/endpoints").await?.json()?;
+        for endpoint in page.items {
+            let (name, was_open) = (&endpoint.name, self.open_breakers.contains(&endpoint.name));
+            match (was_open, endpoint.breaker.as_str()) {
+                (false, "open") => {
+                    self.breakers_opened += 1;
+                    self.line("…", DOUBTFUL, name, "breaker opened: nothing is sent there for a while");
+                    self.open_breakers.insert(endpoint.name);
+                }
+                (true, "closed") => {
+                    self.line("✓", GOOD, name, "breaker closed");
+                    self.open_breakers.remove(name);
+                }
+                _ => {}
             }
         }
-        open
+        Ok(())
+    }
+
+    /// From now on times are told from here.
+    pub(super) fn begin(&mut self) {
+        self.began = Instant::now();
+    }
+
+    /// The events that there are now.
+    pub(super) fn known(&self) -> BTreeSet<String> {
+        self.events.keys().cloned().collect()
+    }
+
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.events.contains_key(id)
+    }
+
+    fn since<'e>(&'e self, known: &'e BTreeSet<String>) -> impl Iterator<Item = &'e Event> {
+        self.events.values().filter(|event| !known.contains(&event.id))
+    }
+
+    /// Events of a type that have come since.
+    pub(super) fn count(&self, event_type: &str, known: &BTreeSet<String>) -> usize {
+        self.since(known).filter(|event| event.event_type == event_type).count()
+    }
+
+    /// Whether nothing is left to do for all that has come since. What is held waits for an operator.
+    pub(super) fn is_quiet(&self, known: &BTreeSet<String>) -> bool {
+        let mut deliveries = self.since(known).flat_map(|event| &event.deliveries);
+        deliveries.all(|delivery| delivery.is_over() || delivery.status == "held")
+    }
+
+    /// What is neither delivered nor given up of all that has come since, in words.
+    pub(super) fn unfinished(&self, known: &BTreeSet<String>) -> Vec<String> {
+        let of = |event: &Event| {
+            let open = event.deliveries.iter().filter(|delivery| !delivery.is_over());
+            let line = |delivery: &Delivery| {
+                let (endpoint, status, attempts) = (&delivery.endpoint, &delivery.status, delivery.attempts);
+                format!("{} → {endpoint}: {status} after attempt {attempts}", event.event_type)
+            };
+            open.map(line).collect::<Vec<_>>()
+        };
+        self.since(known).flat_map(of).collect()
+    }
+
+    /// What was given up of all that has come since.
+    pub(super) async fn dead_letters(&mut self, known: &BTreeSet<String>) -> Result<Vec<DeadLetter>> {
+        #[derive(Deserialize)]
+        struct Page {
+            items: Vec<DeadLetter>,
+        }
+        let page: Page = self.client.get("/api/dead-letters?limit=500").await?.json()?;
+        Ok(page
+            .items
+            .into_iter()
+            .filter(|letter| self.knows(&letter.event) && !known.contains(&letter.event))
+            .collect())
+    }
+
+    /// Of all that has come since the beginning.
+    pub(super) fn tally(&self) -> Tally {
+        let mut tally = Tally { breakers_opened: self.breakers_opened, ..Tally::default() };
+        for event in self.since(&self.old) {
+            tally.events += 1;
+            for delivery in &event.deliveries {
+                tally.deliveries += 1;
+                tally.attempts += delivery.attempts;
+                tally.retries += delivery.attempts.saturating_sub(1);
+            }
+        }
+        tally
+    }
+
+    /// Events of before the beginning.
+    pub(super) fn old(&self) -> &BTreeSet<String> {
+        &self.old
+    }
+
+    /// The connection to the hub.
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
     }
 
     /// The endpoint of a delivery.
@@ -145,6 +279,15 @@ impl<'a> Watch<'a> {
         };
         let (event_type, id) = (&event.event_type, &event.id);
         self.line("•", STRONG, "hub", &format!("{STRONG}{event_type}{STRONG:#} {how}, {owed}  {QUIET}{id}{QUIET:#}"));
+    }
+
+    /// The calls that were this delivery; where a system is not told of which delivery a call is, all that it got.
+    fn tell_calls_of(&mut self, delivery: &str, endpoint: &str) {
+        let system = self.stand_ins.system_of(endpoint).to_owned();
+        self.tell_calls(|call| match call.header("x-request-id").or(call.header("webhook-id")) {
+            Some(id) => id == delivery,
+            None => *call.system == *system,
+        });
     }
 
     fn tell_calls(&mut self, which: impl Fn(&Received) -> bool) {
@@ -178,6 +321,8 @@ impl<'a> Watch<'a> {
         if self.told.get(&delivery.id) == Some(&now) {
             return Ok(());
         }
+        // What went wrong is told after the calls that it went wrong with.
+        self.tell_calls_of(&delivery.id, &delivery.endpoint);
         let answer: Value = self.client.get(&format!("/api/events/{event}")).await?.json()?;
         let mut deliveries = answer["deliveries"].as_array().into_iter().flatten();
         let last = deliveries
@@ -194,7 +339,7 @@ impl<'a> Watch<'a> {
 
     fn line(&self, mark: &str, style: Style, who: &str, what: &str) {
         let ms = self.began.elapsed().as_millis();
-        anstream::println!("  {QUIET}{ms:>7} ms{QUIET:#}  {style}{mark}{style:#} {NAME}{who:<10}{NAME:#} {what}");
+        anstream::println!("  {QUIET}{ms:>7} ms{QUIET:#}  {style}{mark}{style:#} {NAME}{who:<17}{NAME:#} {what}");
     }
 }
 

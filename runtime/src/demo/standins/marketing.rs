@@ -1,110 +1,93 @@
-//! Carinho's marketing system: campaigns by their UTM values, and leads attributed to them.
+//! Carinho's marketing system: campaigns by their UTM values, leads attributed to them, and conversions.
 
-use std::collections::BTreeMap;
+use axum::http::StatusCode;
+use serde_json::json;
 
-use axum::http::{Method, StatusCode};
-use serde_json::{Value, json};
+use super::door::{Api, EVENTS, Profile, no_lists};
+use super::{Call, Records, Reply, fields, plain};
 
-use super::{Call, Reply, System, is_authorised, is_json};
+pub(super) static MARKETING: Api = Api { profile: Profile::ApiKey, events: EVENTS, answer, seed: no_lists };
 
 /// A campaign of this name is not known; all others come to be when they are first asked for.
 const UNKNOWN: &str = "desconhecida";
 
-pub(super) struct Marketing {
-    api_key: String,
-    /// Source, medium and campaign; the position gives the id.
-    campaigns: Vec<[String; 3]>,
-    attributions: u64,
-}
-
-impl Marketing {
-    pub(super) fn new(api_key: String) -> Marketing {
-        Marketing { api_key, campaigns: Vec::new(), attributions: 0 }
-    }
-
-    fn find(&mut self, call: &Call<'_>) -> Reply {
-        let utm = ["utm_source", "utm_medium", "utm_campaign"].map(|name| {
-            call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
-        });
-        if utm[2].is_empty() {
-            return Reply::refused(StatusCode::UNPROCESSABLE_ENTITY, "utm_campaign is missing");
+fn answer(call: &Call<'_>, records: &mut Records) -> Result<Reply, Reply> {
+    match (call.method.as_str(), call.path) {
+        ("GET", "/api/v1/campaigns/find") => find(call, records),
+        ("POST", "/api/v1/attribution") => {
+            let attribution = call.object(&["lead_id", "campaign_id"])?;
+            let (lead, campaign) = (plain(&attribution["lead_id"]), plain(&attribution["campaign_id"]));
+            let made = records.create("attributions", 1, attribution, "attribution #");
+            Ok(Reply { note: format!("lead {lead} attributed to campaign {campaign}"), ..made })
         }
-        if utm[2] == UNKNOWN {
-            return Reply::refused(StatusCode::NOT_FOUND, "no such campaign");
+        ("POST", "/api/v1/campaigns/conversions") => {
+            let conversion = call.object(&["campaign_id"])?;
+            Ok(records.create("conversions", 1, conversion, "conversion #"))
         }
-        let index = self.campaigns.iter().position(|known| *known == utm).unwrap_or_else(|| {
-            self.campaigns.push(utm.clone());
-            self.campaigns.len() - 1
-        });
-        let [source, medium, campaign] = utm;
-        let (id, note) = (501 + index, format!("campaign {} is {campaign}", 501 + index));
-        let found = json!({ "id": id, "utm_source": source, "utm_medium": medium, "utm_campaign": campaign });
-        Reply::new(StatusCode::OK, json!({ "data": found }), note)
-    }
-
-    fn attribute(&mut self, call: &Call<'_>) -> Reply {
-        if !is_json(call) {
-            return Reply::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json");
+        (_, "/api/v1/campaigns/find" | "/api/v1/attribution" | "/api/v1/campaigns/conversions") => {
+            Err(Reply::wrong_verb())
         }
-        let body: Value = serde_json::from_slice(call.body).unwrap_or_default();
-        let (lead, campaign) = (&body["lead_id"], &body["campaign_id"]);
-        if lead.is_null() || campaign.is_null() {
-            return Reply::refused(StatusCode::UNPROCESSABLE_ENTITY, "lead_id and campaign_id are both needed");
-        }
-        self.attributions += 1;
-        let note = format!("lead {lead} attributed to campaign {campaign}");
-        let stored = json!({ "id": self.attributions, "lead_id": lead, "campaign_id": campaign });
-        Reply::new(StatusCode::CREATED, json!({ "success": true, "data": stored }), note)
+        _ => Err(Reply::unknown_path()),
     }
 }
 
-impl System for Marketing {
-    fn secrets(&self) -> BTreeMap<&'static str, String> {
-        BTreeMap::from([("api_key", self.api_key.clone())])
+fn find(call: &Call<'_>, records: &mut Records) -> Result<Reply, Reply> {
+    let asked = |name| call.asked(name).unwrap_or_default();
+    let campaign = asked("utm_campaign");
+    if campaign.is_empty() {
+        return Err(Reply::invalid("utm_campaign", "is required"));
     }
-
-    fn answer(&mut self, call: &Call<'_>) -> Reply {
-        if !is_authorised(call, &self.api_key) {
-            return Reply::refused(StatusCode::UNAUTHORIZED, "wrong or missing X-API-Key");
-        }
-        match call.path {
-            "/api/v1/campaigns/find" if call.method == Method::GET => self.find(call),
-            "/api/v1/attribution" if call.method == Method::POST => self.attribute(call),
-            "/api/v1/campaigns/find" | "/api/v1/attribution" => Reply::wrong_verb(),
-            _ => Reply::unknown_path(),
-        }
+    if campaign == UNKNOWN {
+        return Err(Reply::refused(StatusCode::NOT_FOUND, "no such campaign"));
     }
+    let utm = json!({
+        "utm_source": asked("utm_source"), "utm_medium": asked("utm_medium"), "utm_campaign": campaign,
+    });
+    let same = |known: &&serde_json::Value| {
+        ["utm_source", "utm_medium", "utm_campaign"].iter().all(|field| known[*field] == utm[*field])
+    };
+    let found = match records.of("campaigns").iter().find(same) {
+        Some(known) => known.clone(),
+        None => records.add("campaigns", 501, fields(utm)),
+    };
+    let note = format!("campaign {} is {campaign}", found["id"]);
+    Ok(Reply::new(StatusCode::OK, json!({ "data": found }), note))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::call;
-    use super::*;
+    use serde_json::Value;
 
-    const HEADERS: [(&str, &str); 2] = [("x-api-key", "key"), ("content-type", "application/json")];
+    use super::super::System as _;
+    use super::super::door::Internal;
+    use super::*;
 
     #[test]
     fn a_campaign_keeps_its_id_and_takes_leads() {
-        let mut marketing = Marketing::new("key".into());
+        let mut marketing = Internal::new(&MARKETING).unwrap();
         for _ in 0..2 {
             let path = "/api/v1/campaigns/find?utm_source=google&utm_medium=cpc&utm_campaign=inverno";
-            let found = call(&mut marketing, Method::GET, path, &HEADERS, Value::Null);
-            assert_eq!(found.body["data"]["id"], 501);
+            assert_eq!(marketing.call("GET", path, Value::Null, &[]).body["data"]["id"], 501);
         }
+        let other = "/api/v1/campaigns/find?utm_source=bing&utm_medium=cpc&utm_campaign=inverno";
+        assert_eq!(marketing.call("GET", other, Value::Null, &[]).body["data"]["id"], 502);
         let body = json!({ "lead_id": 1001, "campaign_id": 501 });
-        let reply = call(&mut marketing, Method::POST, "/api/v1/attribution", &HEADERS, body);
+        let reply = marketing.call("POST", "/api/v1/attribution", body, &[]);
         assert_eq!((reply.status, &reply.body["data"]["lead_id"]), (StatusCode::CREATED, &json!(1001)));
+        assert_eq!(marketing.records("attributions").len(), 1);
     }
 
     #[test]
     fn what_the_real_one_refuses_is_refused() {
-        let mut marketing = Marketing::new("key".into());
-        let mut status = |method, path, headers: &[_], body| call(&mut marketing, method, path, headers, body).status;
-        let (find, attribution) = ("/api/v1/campaigns/find?utm_campaign=desconhecida", "/api/v1/attribution");
-        assert_eq!(status(Method::GET, find, &HEADERS, json!(null)), StatusCode::NOT_FOUND);
-        assert_eq!(status(Method::GET, find, &[], json!(null)), StatusCode::UNAUTHORIZED);
-        assert_eq!(status(Method::GET, attribution, &HEADERS, json!(null)), StatusCode::METHOD_NOT_ALLOWED);
-        let half = json!({ "campaign_id": 501 });
-        assert_eq!(status(Method::POST, attribution, &HEADERS, half), StatusCode::UNPROCESSABLE_ENTITY);
+        let mut marketing = Internal::new(&MARKETING).unwrap();
+        let find = "/api/v1/campaigns/find";
+        marketing.admits_only("x-api-key", find);
+        let attribution = json!({ "lead_id": 1001, "campaign_id": 501 });
+        marketing.requires("POST", "/api/v1/attribution", &attribution, &["lead_id", "campaign_id"]);
+        marketing.requires("POST", "/api/v1/campaigns/conversions", &json!({ "campaign_id": 501 }), &["campaign_id"]);
+        assert_eq!(marketing.status("GET", find, Value::Null), 422);
+        assert_eq!(marketing.status("GET", &format!("{find}?utm_campaign=desconhecida"), Value::Null), 404);
+        assert_eq!(marketing.status("GET", "/api/v1/attribution", Value::Null), 405);
+        assert_eq!(marketing.status("GET", "/api/v1/campaigns", Value::Null), 404);
     }
 }
