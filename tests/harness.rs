@@ -1,10 +1,12 @@
 //! What the tests stand on: a hub in this process with a clock that they move, or as a process that they kill; a target
 //! that answers as it is told and remembers what it got; partners that sign.
 
+pub(crate) mod carinho;
 pub(crate) mod components;
 pub(crate) mod misfits;
 pub(crate) mod partner;
 pub(crate) mod process;
+pub(crate) mod smtp;
 pub(crate) mod target;
 
 use std::collections::BTreeMap;
@@ -166,10 +168,15 @@ fn read(answer: Answer) -> Value {
 }
 
 /// Waits for a condition that nobody tells about.
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE.as_secs(), what, condition).await;
+}
+
+/// The same, for what takes longer.
+pub(crate) async fn eventually_within(seconds: u64, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
-        assert!(begun.elapsed() < PATIENCE, "{what} did not happen within {} s", PATIENCE.as_secs());
+        assert!(begun.elapsed().as_secs() < seconds, "{what} did not happen within {seconds} s");
         tokio::task::yield_now().await;
     }
 }

@@ -17,14 +17,31 @@ pub(crate) struct HubProcess {
 impl HubProcess {
     /// Starts it on a directory, perhaps one that a killed hub left, and waits until it is ready.
     pub(crate) async fn start(data: &Path, config: &Path, fault: Option<&str>) -> HubProcess {
-        // What a killed one left would be taken for this one's.
-        let _ = std::fs::remove_file(data.join("hub.json"));
-        let mut command = Command::new(components::tomada());
-        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--config"]).arg(config);
-        command.env("TOMADA_LOG", "error").stdin(Stdio::null());
+        let mut command = HubProcess::command(data, config);
+        command.env("TOMADA_LOG", "error");
         if let Some(fault) = fault {
             command.env("TOMADA_FAULT", fault);
         }
+        HubProcess::spawn(command, data).await
+    }
+
+    /// The same, with everything that it has to say written to a file.
+    pub(crate) async fn start_traced(data: &Path, config: &Path, log: &Path) -> HubProcess {
+        let mut command = HubProcess::command(data, config);
+        command.env("TOMADA_LOG", "trace").stderr(std::fs::File::create(log).expect("a file for the log"));
+        HubProcess::spawn(command, data).await
+    }
+
+    fn command(data: &Path, config: &Path) -> Command {
+        let mut command = Command::new(components::tomada());
+        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--config"]).arg(config);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    async fn spawn(mut command: Command, data: &Path) -> HubProcess {
+        // What a killed one left would be taken for this one's.
+        let _ = std::fs::remove_file(data.join("hub.json"));
         let mut child = command.spawn().expect("the hub starts");
         let mut running = None;
         super::eventually("the hub is ready", async || {
