@@ -39,7 +39,7 @@ pub(crate) struct End {
     pub(crate) message: Option<String>,
     retry_after_ms: Option<u64>,
     emitted: Vec<NewEvent>,
-    cursor: Option<String>,
+    cursor: Option<Box<str>>,
 }
 
 /// What ran, for the record.
@@ -72,7 +72,7 @@ pub(crate) async fn run(shop: &Shop, delivery: &Delivery) -> Tried {
         mapping_id: ran.mapping_id,
         log: ran.log.filter(|_| failed),
     };
-    Tried { attempt, emitted: end.emitted, cursor: end.cursor, taken: ran.taken }
+    Tried { attempt, emitted: end.emitted, cursor: end.cursor.map(String::from), taken: ran.taken }
 }
 
 async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut Ran) -> End {
@@ -181,10 +181,10 @@ fn received(
     };
     let mut emitted: Vec<NewEvent> = receipt.emitted.into_iter().enumerate().map(emit).collect();
     // A cursor without a run leads nowhere.
-    let cursor = receipt.cursor.filter(|_| page.is_some());
+    let cursor = receipt.cursor.filter(|_| page.is_some()).map(String::into_boxed_str);
     if let (Some(page), Some(cursor)) = (page, &cursor) {
         let now_ms = shop.clock.now_ms();
-        emitted.push(page.next(cursor.clone()).ask(catalog, EventId(shop.ids.next(now_ms)), now_ms));
+        emitted.push(page.next(cursor.to_string()).ask(catalog, EventId(shop.ids.next(now_ms)), now_ms));
     }
     End {
         outcome: Outcome::Delivered,
