@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the patience of tests is measured")]
 
 mod crash;
+mod doors;
 mod fairness;
 mod feedback;
 mod flows;
