@@ -73,6 +73,11 @@ impl TestHub {
         TestHub::start_on(data, self.clock.clone(), None).await
     }
 
+    /// The machine's own key.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers")
     }

@@ -27,7 +27,7 @@ const FLOORS: &[&[&str]] = &[
     &["delivery"],
     &["event"],
     &["outbound", "problem"],
-    &["ingress::key", "ingress::verify", "queue::backoff"],
+    &["ingress::key", "ingress::verify", "limits", "queue::backoff"],
     &["config", "clock"],
 ];
 
@@ -44,6 +44,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("chrono", &["config"]),
     ("chrono_tz", &["config"]),
     ("lettre", &["outbound"]),
+    ("crc32fast", &["keys"]),
     ("redis", &[]),
     ("axum", &["ingress", "ingress::key", "ingress::verify", "admin", "app", "listen", "problem", "bench", "demo"]),
     ("hyper", &["client", "send", "bench", "demo"]),
@@ -60,6 +61,9 @@ const PURE: &[&str] = &[
     "event.rs",
     "ingress/key.rs",
     "ingress/verify.rs",
+    "keys/format.rs",
+    "keys/grant.rs",
+    "limits.rs",
     "queue/backoff.rs",
     "queue/gate.rs",
     "queue/ready.rs",

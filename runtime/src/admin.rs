@@ -4,7 +4,9 @@ mod connectors;
 mod deliveries;
 mod endpoints;
 mod events;
+mod keys;
 mod mappings;
+mod routes;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -12,10 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use serde::Deserialize;
@@ -26,8 +28,11 @@ use crate::catalog::Current;
 use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
-use crate::keys::{self, Pepper, write_private};
-use crate::problem::Problem;
+use crate::ingress::sender;
+use crate::keys::grant::Scope;
+use crate::keys::{Caller, Keys, Refusal, id_of, write_private};
+use crate::limits::{self, Limits};
+use crate::problem::{Problem, tell};
 use crate::queue::Queues;
 use crate::registry::{PushError, Registry};
 use crate::scheduler::Scheduler;
@@ -49,10 +54,13 @@ pub(crate) struct Office {
     pub(crate) committer: Committer,
     pub(crate) shop: Arc<Shop>,
     pub(crate) scheduler: Arc<Scheduler>,
-    pub(crate) pepper: Pepper,
+    pub(crate) keys: Keys,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) data: PathBuf,
+    pub(crate) limits: Arc<Limits>,
+    /// The public id of the key in `admin.key`.
+    pub(crate) own_key: String,
 }
 
 impl Office {
@@ -65,38 +73,20 @@ impl Office {
     }
 }
 
+pub use routes::{ApiRoute, api_routes, api_scopes};
+
 type Answer = Result<Response, Problem>;
 
 pub(crate) fn router(office: Arc<Office>) -> Router {
-    let api = Router::new()
-        .route("/events", get(events::list).post(events::publish))
-        .route("/events/{id}", get(events::show))
-        .route("/dead-letters", get(deliveries::dead_letters))
-        .route("/dead-letters/replay", post(deliveries::replay_dead))
-        .route("/deliveries/{id}/replay", post(deliveries::replay))
-        .route("/endpoints", get(endpoints::list))
-        .route("/endpoints/{name}/pause", post(endpoints::pause))
-        .route("/endpoints/{name}/resume", post(endpoints::resume))
-        .route("/queues", get(endpoints::queues))
-        .route("/schedules", get(schedules::list))
-        .route("/sync-jobs", get(schedules::jobs))
-        .route("/sync-jobs/{name}/runs", get(schedules::runs))
-        .route("/sync-jobs/{name}/run", post(schedules::run))
-        .route("/connectors", get(connectors::list))
-        .route("/connectors/{name}", put(connectors::push))
-        .route("/connectors/{name}/activate", post(connectors::activate))
-        .route("/connectors/{name}/rollback", post(connectors::rollback))
-        .route("/mappings", get(mappings::list))
-        .route("/mappings/{name}", get(mappings::show).put(mappings::edit))
-        .route("/mappings/{name}/activate", post(mappings::activate))
-        .route("/mappings/{name}/try", post(mappings::trial::run))
-        .route("/apply", post(apply))
+    let api = routes::router()
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "the API has no such path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path of the API does not know the method")
         })
         .layer(DefaultBodyLimit::max(MAX_UPLOAD))
+        .layer(from_fn_with_state(office.clone(), limit_key))
         .layer(from_fn_with_state(office.clone(), authenticate))
+        .layer(from_fn_with_state(office.clone(), limit_address))
         .with_state(office);
     Router::new()
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
@@ -104,22 +94,69 @@ pub(crate) fn router(office: Arc<Office>) -> Router {
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
 }
 
-/// No request passes without a key, not even to learn which paths exist.
-async fn authenticate(State(office): State<Arc<Office>>, request: Request, next: Next) -> Answer {
-    let headers = request.headers();
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let key = headers.get("x-api-key").and_then(|value| value.to_str().ok()).or(bearer);
-    let good = match key {
-        Some(key) => keys::check(&*office.store, &office.pepper, key).await.map_err(store_problem)?,
-        None => false,
+/// No request passes without a key, not even to learn which paths exist. What the key may do is each route's business.
+async fn authenticate(State(office): State<Arc<Office>>, mut request: Request, next: Next) -> Answer {
+    let key = presented_key(request.headers());
+    let peer = sender(&office.catalog.get().limits.proxies, request.headers(), request.extensions());
+    let opened = match key {
+        Some(key) => office.keys.open(key, Some(peer)).await.map_err(store_problem)?,
+        None => Err(Refusal::Missing),
     };
-    if !good {
-        return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "an API key is needed, in X-API-Key or as Authorization: Bearer (make one with `tomada keys create`)",
-        ));
+    match opened {
+        Ok(caller) => {
+            request.extensions_mut().insert(Arc::new(caller));
+            Ok(next.run(request).await)
+        }
+        Err(why) => {
+            tracing::info!(%why, key = key.and_then(id_of), ?peer, "API request refused");
+            // One text for all: who has half a key learns nothing about the other half.
+            Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "an API key that is good here and now is needed, in X-API-Key or as Authorization: Bearer \
+                 (`tomada keys create` makes one, `tomada keys list` shows what became of it)",
+            )
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+        }
     }
-    Ok(next.run(request).await)
+}
+
+fn presented_key(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    headers.get("x-api-key").and_then(|value| value.to_str().ok()).or(bearer)
+}
+
+/// Before a key is looked at: an address from which too many had none, or a wrong one, costs no look into the database.
+async fn limit_address(State(office): State<Arc<Office>>, request: Request, next: Next) -> Answer {
+    let (catalog, now_ms) = (office.catalog.get(), office.clock.now_ms());
+    let address = sender(&catalog.limits.proxies, request.headers(), request.extensions());
+    if let Some(standing) = office.limits.refuses(catalog.limits.address, address, now_ms) {
+        return Err(Problem::quota_exceeded(&standing));
+    }
+    let response = next.run(request).await;
+    if response.status() == StatusCode::UNAUTHORIZED {
+        office.limits.failed(catalog.limits.address, address, now_ms);
+    }
+    Ok(response)
+}
+
+/// After authentication. The machine's own key is not counted on the machine itself: who can read its file can read the
+/// database, so a limit would protect nothing, and the operator's commands and whatever watches the hub would wait for
+/// each other. Used from elsewhere it is a key like any other.
+async fn limit_key(State(office): State<Arc<Office>>, request: Request, next: Next) -> Answer {
+    let catalog = office.catalog.get();
+    let address = sender(&catalog.limits.proxies, request.headers(), request.extensions());
+    let key = request.extensions().get::<Arc<Caller>>().map(|caller| caller.id.clone());
+    let (Some(key), Some(quota)) = (key, catalog.limits.api_key) else { return Ok(next.run(request).await) };
+    if key == office.own_key && address.is_loopback() {
+        return Ok(next.run(request).await);
+    }
+    let standing = office.limits.take(limits::Caller::Key(key.into()), quota, office.clock.now_ms());
+    if standing.is_refused() {
+        return Err(Problem::quota_exceeded(&standing));
+    }
+    let mut response = next.run(request).await;
+    tell(response.headers_mut(), &standing);
+    Ok(response)
 }
 
 #[derive(Deserialize)]
@@ -183,6 +220,26 @@ fn push_problem(error: PushError) -> Problem {
     match error {
         PushError::Refused(why) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why),
         PushError::Store(error) => store_problem(error),
+    }
+}
+
+/// Whether an answer may hold content: what events say, and what connectors and targets said about them.
+#[derive(Clone, Copy)]
+struct Sight(bool);
+
+impl Sight {
+    fn of(caller: &Caller) -> Sight {
+        Sight(caller.grant.scopes.has(Scope::PayloadRead))
+    }
+
+    fn content<T>(self, content: T) -> Option<T> {
+        self.0.then_some(content)
+    }
+
+    /// A code tells what is wrong without content, as long as it is one: a guest may write there what it likes.
+    fn code(self, code: Option<&str>) -> Option<&str> {
+        let is_word = |code: &&str| code.len() <= 64 && code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-'));
+        code.filter(|code| self.0 || is_word(code))
     }
 }
 

@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Office};
+pub use crate::admin::{ApiRoute, api_routes, api_scopes};
 use crate::apply::Applier;
 use crate::catalog::{Catalog, Current};
 use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
-use crate::ingress::Door;
-use crate::keys::{self, Pepper, write_private};
+use crate::ingress::{Bodies, Door};
+use crate::keys::{Keys, Pepper, id_of, write_private};
+use crate::limits::Limits;
 use crate::listen;
 use crate::outbound::Outbound;
 use crate::plugin::Plugins;
@@ -49,7 +51,10 @@ pub struct Options {
 /// A running hub.
 pub struct Hub {
     pub url: String,
+    /// Opens the whole API. It is also in `admin.key` of the data directory.
     pub admin_key: String,
+    /// Whether it was made by this start: then it is to be shown, once.
+    pub is_new_key: bool,
     data: PathBuf,
     store: Arc<dyn Store>,
     node: i64,
@@ -72,7 +77,9 @@ impl Hub {
                 .with_context(|| format!("database in {}", data.display()))?,
         );
         let pepper = Pepper::open(&data.join("pepper"))?;
-        let admin_key = admin_key(&*store, &pepper, &data.join("admin.key"), clock.now_ms()).await?;
+        let tasks = TaskTracker::new();
+        let keys = Keys::new(store.clone(), pepper, clock.clone(), tasks.clone());
+        let (admin_key, is_new_key) = keys.of_this_machine(&data.join("admin.key")).await?;
         let (node, recovered) = store.join(clock.now_ms()).await?;
         if recovered > 0 {
             tracing::info!(deliveries = recovered, "taking up what an earlier run left");
@@ -113,7 +120,6 @@ impl Hub {
         }
 
         let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let ids = Arc::new(Ids::default());
         let committer = Committer::start(store.clone(), queues.clone(), node)?;
         let shop = Arc::new(Shop {
@@ -141,11 +147,14 @@ impl Hub {
 
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let url = format!("http://{}", listener.local_addr()?);
+        let limits = Arc::new(Limits::default());
         let door = Arc::new(Door {
             catalog: catalog.clone(),
             committer: committer.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
+            limits: limits.clone(),
+            bodies: Bodies::default(),
         });
         let office = Arc::new(Office {
             store: store.clone(),
@@ -155,10 +164,12 @@ impl Hub {
             committer: committer.clone(),
             shop,
             scheduler,
-            pepper,
+            keys,
             clock: clock.clone(),
             ids,
             data: data.clone(),
+            limits,
+            own_key: id_of(&admin_key).unwrap_or_default().to_owned(),
         });
         write_private(&data.join("config.json"), &serde_json::to_vec_pretty(&catalog.get().config)?)?;
         let router = admin::router(office).merge(
@@ -166,11 +177,11 @@ impl Hub {
                 .route("/webhooks/{*path}", axum::routing::any(crate::ingress::webhook).with_state(door.clone()))
                 .route("/feedback/{token}", axum::routing::any(crate::ingress::feedback::page).with_state(door)),
         );
-        let server = tokio::spawn(listen::serve(listener, router, stop.clone()));
+        let server = tokio::spawn(listen::serve(listener, router, catalog, stop.clone()));
         let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });
         write_private(&data.join("hub.json"), hub_json.to_string().as_bytes())?;
         tracing::info!(%url, "ready");
-        Ok(Hub { url, admin_key, data, store, node, clock, stop, tasks, server, committer, _lock: lock })
+        Ok(Hub { url, admin_key, is_new_key, data, store, node, clock, stop, tasks, server, committer, _lock: lock })
     }
 
     /// Takes no more requests, ends what is under way, hands back the rest.
@@ -209,16 +220,4 @@ fn occupy(data: &Path) -> anyhow::Result<std::fs::File> {
         anyhow::anyhow!("another hub runs on {}: stop it, or choose another directory with --data", data.display())
     })?;
     Ok(lock)
-}
-
-/// The key of this machine's operator: made at the first start, kept in a file that only this user can read.
-async fn admin_key(store: &dyn Store, pepper: &Pepper, path: &Path, now_ms: u64) -> anyhow::Result<String> {
-    if let Ok(key) = std::fs::read_to_string(path)
-        && keys::check(store, pepper, key.trim()).await?
-    {
-        return Ok(key.trim().to_owned());
-    }
-    let key = keys::create(store, pepper, "admin", now_ms).await?;
-    write_private(path, key.as_bytes())?;
-    Ok(key)
 }

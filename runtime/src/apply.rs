@@ -107,7 +107,12 @@ fn rows_of(wanted: &Config) -> CatalogRows {
     use crate::catalog::json;
     use crate::store::rows::{EndpointRow, MappingRow, Origin};
     CatalogRows {
-        sources: wanted.sources.iter().map(|(name, source)| (name.clone(), json(source))).collect(),
+        sources: wanted
+            .sources
+            .iter()
+            .map(|(name, source)| (name.clone(), json(source)))
+            .chain(catalog::limits_row(wanted).iter().map(|(name, limits)| (name.clone(), json(limits))))
+            .collect(),
         queues: wanted.queues.iter().zip(1..).map(|((name, queue), id)| (id, name.clone(), json(queue))).collect(),
         endpoints: wanted
             .endpoints

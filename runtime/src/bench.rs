@@ -10,6 +10,7 @@ mod ledger;
 mod load;
 mod report;
 mod sink;
+mod slow;
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -27,7 +28,8 @@ use tokio::sync::oneshot;
 
 use self::ledger::Ledger;
 use self::load::{Acks, Pace, Target, Until};
-use self::report::{Comparison, Cost, Deliveries, Drain, Report, Round};
+use self::report::{Comparison, Cost, Deliveries, Drain, Report, Round, Slowed};
+use self::slow::Slow;
 use crate::child::{Hub, Usage};
 use crate::client::{Client, Running, admin_key, authority};
 use crate::config::{self, SecretRef};
@@ -78,6 +80,9 @@ struct Options {
     /// After each round the same load on something else
     #[arg(long)]
     compare: Option<Peer>,
+    /// Each round twice, the second time beside so many connections that send a byte a second
+    #[arg(long, value_name = "N", conflicts_with = "compare", value_parser = clap::value_parser!(u32).range(1..=9_000))]
+    slow: Option<u32>,
     #[command(flatten)]
     setting: Setting,
 }
@@ -176,6 +181,10 @@ async fn measure(what: What) -> Result<ExitCode> {
         anstream::println!("tomada serve --data {data} --listen 127.0.0.1:0 --config {config}");
         return Ok(ExitCode::SUCCESS);
     }
+    if let What::Ingest(Options { slow: Some(slow), .. }) | What::E2e(Options { slow: Some(slow), .. }) = &what {
+        // Of each of them the hub has an end, and we have one; the hub inherits the limit.
+        rlimit::increase_nofile_limit(u64::from(*slow) + 20_000).context("more files cannot be opened")?;
+    }
     let mut bench = Bench::start(setting, place, delivers).await?;
     let report = match &what {
         What::Drain(options) => bench.drain(options).await?,
@@ -257,6 +266,7 @@ impl Bench {
         };
         let mut rounds = Vec::new();
         let mut comparisons = Vec::new();
+        let mut slowed = Vec::new();
         for round in 0..options.rounds.unwrap_or(if peer.is_some() { 3 } else { 1 }) {
             // Whoever comes second finds warmer caches: they take turns.
             let mut other = None;
@@ -270,13 +280,22 @@ impl Bench {
             if let Some(other) = other {
                 comparisons.push(Comparison { hub_per_s: figures.per_s(), axum_per_s: other });
             }
+            if let Some(count) = options.slow {
+                // On a thread of their own, so that the load does not wait for them.
+                let own = Generator::start()?;
+                let slow = Slow::start(&own.runtime, self.target.address, &self.target.path, count).await?;
+                let beside = self.round(options.connections, pace, until).await?;
+                slowed.push(Slowed::new(count, slow.seen(), &figures, &beside));
+                rounds.extend([figures, beside]);
+                continue;
+            }
             rounds.push(figures);
         }
         if let Some(peer) = peer {
             // It has nothing to lose.
             drop(peer.hub);
         }
-        Ok(self.report(options.connections, &options.setting, rounds, comparisons, None))
+        Ok(self.report(options.connections, &options.setting, rounds, comparisons, None).beside(slowed))
     }
 
     async fn round(&mut self, connections: u32, pace: Pace, until: Until) -> Result<Round> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
+use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::ID_STRIDE;
@@ -13,6 +14,7 @@ use crate::config::{self, BodyKind, Breaker, Config, EventName, Filter, Idempote
 use crate::event::{DeliveryId, EventId, NewDelivery, Place};
 use crate::ingress::key::pointer;
 use crate::ingress::verify::Scheme;
+use crate::limits::Quota;
 use crate::outbound::Policy;
 use crate::outbound::mail::Smtp;
 use crate::store::rows::{CatalogRows, MappingRow, Origin, ScheduleKind};
@@ -26,9 +28,20 @@ pub(crate) struct Catalog {
     pub(crate) queues: HashMap<String, (i64, config::Queue)>,
     /// When schedules and sync jobs are due; jobs that are started by hand only are not among them.
     pub(crate) times: HashMap<(ScheduleKind, String), Times>,
+    pub(crate) limits: Limits,
     routes: HashMap<i64, Arc<Route>>,
     routes_by_event: HashMap<String, Vec<Arc<Route>>>,
 }
+
+/// How often who may ask.
+pub(crate) struct Limits {
+    pub(crate) api_key: Option<Quota>,
+    pub(crate) address: Option<Quota>,
+    pub(crate) proxies: Vec<IpNet>,
+}
+
+/// Where the table of sources keeps `[limits]`: no source can have such a name.
+const LIMITS: &str = "[limits]";
 
 /// One path that a source posts to.
 pub(crate) struct Webhook {
@@ -41,6 +54,7 @@ pub(crate) struct Webhook {
     pub(crate) body: BodyKind,
     pub(crate) max_body: usize,
     pub(crate) answers_get: bool,
+    pub(crate) quota: Option<Quota>,
 }
 
 pub(crate) struct Endpoint {
@@ -116,6 +130,10 @@ impl Catalog {
 
         let mut webhooks = HashMap::new();
         for (name, json) in rows.sources {
+            if name == LIMITS {
+                config.limits = read(&json, "table", "limits", &mut problems).unwrap_or_default();
+                continue;
+            }
             let Some(source) = read::<config::Source>(&json, "source", &name, &mut problems) else { continue };
             for webhook in &source.webhooks {
                 let scheme = resolve_all(source.auth.secrets())
@@ -132,6 +150,7 @@ impl Catalog {
                     body: webhook.body,
                     max_body: webhook.max_body,
                     answers_get: webhook.answers_get,
+                    quota: source.rate.and_then(Quota::new),
                 };
                 webhooks.insert(webhook.path.clone(), Arc::new(prepared));
             }
@@ -258,8 +277,14 @@ impl Catalog {
             }
         }
 
+        let limits = Limits {
+            api_key: Quota::new(config.limits.api_key.unwrap_or_default()),
+            address: Quota::new(config.limits.address.unwrap_or_default()),
+            // They have been checked.
+            proxies: config.limits.proxies.iter().filter_map(|proxy| proxy.parse().ok()).collect(),
+        };
         if problems.is_empty() {
-            Ok(Catalog { config, webhooks, endpoints, queues, times, routes, routes_by_event })
+            Ok(Catalog { config, webhooks, endpoints, queues, times, limits, routes, routes_by_event })
         } else {
             Err(problems)
         }
@@ -406,6 +431,8 @@ pub(crate) fn difference(current: &Config, rows: &CatalogRows, wanted: &Config) 
         &mut change.drop_sources,
         &mut lines,
     );
+    let (put, drop) = (&mut change.put_sources, &mut change.drop_sources);
+    diff_map("limits", &limits_row(current), &limits_row(wanted), put, drop, &mut lines);
     diff_map("queue", &current.queues, &wanted.queues, &mut change.put_queues, &mut change.drop_queues, &mut lines);
     let (put, drop) = (&mut change.put_endpoints, &mut change.drop_endpoints);
     diff_map("endpoint", &current.endpoints, &wanted.endpoints, put, drop, &mut lines);
@@ -437,6 +464,12 @@ pub(crate) fn difference(current: &Config, rows: &CatalogRows, wanted: &Config) 
         change.drop_routes.push(id);
     }
     (change, lines)
+}
+
+/// What stands in the table beside the sources, if anything.
+pub(crate) fn limits_row(config: &Config) -> BTreeMap<String, config::Limits> {
+    let limits = (!config.limits.is_empty()).then(|| (LIMITS.to_owned(), config.limits.clone()));
+    limits.into_iter().collect()
 }
 
 use crate::store::rows::CatalogChange as Change;

@@ -1,13 +1,14 @@
 //! What `tomada` understands: commands, options, exit codes (0 done, 1 not done, 2 not understood).
 
 mod doctor;
+mod keys;
 mod mappings;
 mod operate;
 mod sync;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -50,8 +51,8 @@ enum Command {
     Sync(sync::Sync),
     /// List schedules and when they are due
     Schedules(sync::Schedules),
-    /// Make API keys
-    Keys(operate::Keys),
+    /// List API keys, make, rotate and revoke them
+    Keys(keys::Keys),
     /// Make, build, push and switch connectors and mappings
     Connector {
         #[command(subcommand)]
@@ -195,7 +196,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Endpoints(options) => operate::endpoints(options).await?,
         Command::Sync(options) => return sync::sync(options).await,
         Command::Schedules(options) => sync::schedules(options).await?,
-        Command::Keys(options) => operate::keys(options).await?,
+        Command::Keys(options) => keys::run(options).await?,
         Command::Connector { command } => connector(command).await?,
         Command::Mappings { command } => return mappings::run(command).await,
         Command::Bench(options) => return bench::run(options).await,
@@ -218,14 +219,18 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
         true => None,
         false => Some(load(&options.config, config::load_with_secrets)?),
     };
+    let data = options.data;
     let hub = Hub::start(Options {
-        data: options.data,
+        data: data.clone(),
         listen: options.listen,
         clock: Clock::System,
         compiler: std::env::current_exe()?,
         config,
     })
     .await?;
+    if hub.is_new_key {
+        keys::first(&hub.admin_key, &data);
+    }
     terminated().await?;
     tracing::info!("stopping");
     hub.stop().await
@@ -309,13 +314,4 @@ async fn connector(command: Connector) -> anyhow::Result<()> {
             operate::switched(&name, answer, json)
         }
     }
-}
-
-/// Opens the hub's own files, for the few commands that do not need it running.
-async fn open_store(data: &Path) -> anyhow::Result<crate::store::sqlite::SqliteStore> {
-    let file = data.join("tomada.db");
-    if !file.exists() {
-        anyhow::bail!("there is no hub in {}: start one with `tomada serve --data {0}`", data.display());
-    }
-    crate::store::sqlite::SqliteStore::open(&file).await
 }

@@ -32,6 +32,46 @@ pub struct Config {
     pub schedules: BTreeMap<String, Schedule>,
     pub sync_jobs: BTreeMap<String, SyncJob>,
     pub connectors: BTreeMap<String, Connector>,
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+}
+
+/// What holds for everybody who comes to this hub's doors.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Requests of one API key; 60 a minute, 100 at once, unless said otherwise. The machine's own key is not counted
+    /// on the machine itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<Rate>,
+    /// Requests from one address (IPv4) or /64 (IPv6) that do not prove who sent them; 60 a minute, 100 at once, unless
+    /// said otherwise. Local and private addresses are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Rate>,
+    /// Networks of reverse proxies, CIDR: what they say in `X-Forwarded-For` is believed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub proxies: Vec<String>,
+}
+
+impl Limits {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Limits::default()
+    }
+}
+
+/// So many requests per minute in the long run, and at most `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// 0 is no limit.
+    pub per_minute: u32,
+    pub burst: u32,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Rate { per_minute: 60, burst: 100 }
+    }
 }
 
 /// The queues that exist without being declared, with their fewest and most workers.
@@ -106,6 +146,9 @@ pub struct Source {
     /// Request headers that are stored with the event and shown to connectors, lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep_headers: Vec<String>,
+    /// Requests that prove to be this source's; without it as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }
 
 /// How a source proves who it is. Never chosen by the request.

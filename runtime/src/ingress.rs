@@ -4,28 +4,39 @@ pub(crate) mod feedback;
 pub(crate) mod key;
 pub(crate) mod verify;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
 
 use crate::catalog::{Catalog, Current, Webhook};
 use crate::clock::{Clock, Ids};
 use crate::committer::{CommitError, Committer};
 use crate::config::BodyKind;
 use crate::event::{Event, EventId, NewEvent};
-use crate::problem::Problem;
+use crate::limits::{self, Caller, Limits, Peer, Standing};
+use crate::problem::{Problem, tell};
 use crate::store::Done;
 use key::Key;
 use verify::Signed;
 
 /// From the end of the headers to the last byte of the body.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes per second that a body has to bring on average, once it has had [`BODY_GRACE`].
+const MIN_BODY_RATE: f64 = 1024.0;
+const BODY_GRACE: Duration = Duration::from_secs(3);
+/// Bytes of bodies, over all requests, from their arrival to the answer.
+const MAX_IN_FLIGHT: usize = 64 << 20;
+/// Bytes that are made ready for a body before any of it has come, however much it announces.
+const FIRST_BYTES: usize = 16 << 10;
 /// Bytes of a body that is too large which are read all the same, and thrown away.
 const MAX_DISCARD: usize = 16 << 20;
 
@@ -34,17 +45,94 @@ pub(crate) struct Door {
     pub(crate) committer: Committer,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) bodies: Bodies,
+}
+
+/// Who a request comes from, for the limits by address.
+struct Stranger<'d> {
+    door: &'d Door,
+    catalog: Arc<Catalog>,
+    address: IpAddr,
+}
+
+impl<'d> Stranger<'d> {
+    /// Refused when too many requests from there failed before.
+    fn meet(door: &'d Door, headers: &HeaderMap, extensions: &Extensions) -> Result<Stranger<'d>, Standing> {
+        let catalog = door.catalog.get();
+        let address = sender(&catalog.limits.proxies, headers, extensions);
+        match door.limits.refuses(catalog.limits.address, address, door.clock.now_ms()) {
+            Some(standing) => Err(standing),
+            None => Ok(Stranger { door, catalog, address }),
+        }
+    }
+
+    /// The request ended before it had proven who sent it.
+    fn failed(&self) {
+        self.door.limits.failed(self.catalog.limits.address, self.address, self.door.clock.now_ms());
+    }
+}
+
+/// Who sent a request.
+pub(crate) fn sender(proxies: &[ipnet::IpNet], headers: &HeaderMap, extensions: &Extensions) -> IpAddr {
+    // The listener notes it with every request.
+    let peer = extensions.get::<Peer>().map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    limits::client(proxies, peer, forwarded)
+}
+
+/// What all bodies together hold at this moment.
+#[derive(Default)]
+pub(crate) struct Bodies(AtomicUsize);
+
+/// A body's share, given back when its request has been answered.
+struct Share<'b> {
+    bodies: &'b Bodies,
+    bytes: usize,
+}
+
+impl Share<'_> {
+    /// False when there is no room for so many bytes more.
+    fn grow(&mut self, bytes: usize) -> bool {
+        if self.bodies.0.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_IN_FLIGHT {
+            self.bodies.0.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    fn release(&mut self) {
+        self.bodies.0.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
 }
 
 /// `/webhooks/…`: whatever is there, by the catalog's paths.
 pub(crate) async fn webhook(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
-    match receive(&door, request).await {
+    let stranger = match Stranger::meet(&door, request.headers(), request.extensions()) {
+        Ok(stranger) => stranger,
+        Err(standing) => return Problem::quota_exceeded(&standing).into_response(),
+    };
+    let mut proven = false;
+    match receive(&door, request, &mut proven).await {
         Ok(response) => response,
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            // That the hub is busy is not the sender's failure.
+            if !proven && !problem.is_busy() {
+                stranger.failed();
+            }
+            problem.into_response()
+        }
     }
 }
 
-async fn receive(door: &Door, request: Request<Body>) -> Result<Response, Problem> {
+async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Result<Response, Problem> {
     let catalog = door.catalog.get();
     let (parts, body) = request.into_parts();
     let (webhook, token) = find(&catalog, parts.uri.path())
@@ -65,7 +153,8 @@ async fn receive(door: &Door, request: Request<Body>) -> Result<Response, Proble
             "compressed bodies are not accepted: send it without Content-Encoding",
         ));
     }
-    let body = read(webhook, headers, body).await?;
+    let mut share = Share { bodies: &door.bodies, bytes: 0 };
+    let body = read(webhook, headers, body, &mut share).await?;
     let now_ms = door.clock.now_ms();
 
     let signed = Signed { headers, body: &body, token };
@@ -74,8 +163,10 @@ async fn receive(door: &Door, request: Request<Body>) -> Result<Response, Proble
         tracing::info!(source = &*webhook.source, reason = reason.as_str(), "webhook refused");
         Problem::new(StatusCode::UNAUTHORIZED, "the request is not signed as this source has to sign")
     })?;
+    *proven = true;
     // Which secret it was: one that is never seen any more can be retired.
     tracing::debug!(source = &*webhook.source, secret = verified.secret, "webhook verified");
+    let standing = spend(door, webhook, now_ms).map_err(|standing| Problem::quota_exceeded(&standing))?;
     if webhook.body == BodyKind::Json && !key::is_json(&body) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is not JSON"));
     }
@@ -93,7 +184,18 @@ async fn receive(door: &Door, request: Request<Body>) -> Result<Response, Proble
         parent: None,
     };
     let deliveries = catalog.owed(event.id, &event.event_type, &body, webhook.queue, now_ms);
-    accept(&door.committer, NewEvent { event: Arc::new(event), key, deliveries }).await
+    let mut response = accept(&door.committer, NewEvent { event: Arc::new(event), key, deliveries }).await?;
+    if let Some(standing) = &standing {
+        tell(response.headers_mut(), standing);
+    }
+    Ok(response)
+}
+
+/// Counts a request that is its source's against the source's rate, if it has one. The error is that it is used up.
+fn spend(door: &Door, webhook: &Webhook, now_ms: u64) -> Result<Option<Standing>, Standing> {
+    let Some(quota) = webhook.quota else { return Ok(None) };
+    let standing = door.limits.take(Caller::Source(webhook.source.clone()), quota, now_ms);
+    if standing.is_refused() { Err(standing) } else { Ok(Some(standing)) }
 }
 
 /// The 202 that means durable; also for events that come over the API.
@@ -120,39 +222,68 @@ fn find<'a, 'p>(catalog: &'a Catalog, path: &'p str) -> Option<(&'a Webhook, Opt
     Some((webhook, Some(token)))
 }
 
-async fn read(webhook: &Webhook, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
-    let announced = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
-    let collect = async {
-        let mut parts = BytesMut::with_capacity(announced.unwrap_or(0).min(webhook.max_body));
-        let mut too_large = announced.is_some_and(|length| length > webhook.max_body);
-        let mut discarded = 0;
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            too_large |= parts.len() + data.len() > webhook.max_body;
-            if !too_large {
-                parts.extend_from_slice(&data);
-                continue;
-            }
-            // A sender that is still writing when the connection closes never sees why.
-            discarded += data.len();
-            if discarded > MAX_DISCARD {
-                break;
-            }
-        }
-        Ok::<_, axum::Error>((!too_large).then(|| parts.freeze()))
-    };
-    match tokio::time::timeout(BODY_TIMEOUT, collect).await {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => {
+/// Why a body is not taken.
+enum Unread {
+    TooLarge,
+    NoRoom,
+    Broken,
+    /// Not all of it came in time, or too little at a time.
+    Slow,
+}
+
+async fn read(webhook: &Webhook, headers: &HeaderMap, body: Body, share: &mut Share<'_>) -> Result<Bytes, Problem> {
+    collect(webhook.max_body, headers, body, share).await.map_err(|why| match why {
+        Unread::TooLarge => {
             let detail = format!("the body is larger than the {} bytes that this source may send", webhook.max_body);
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
         }
-        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body ended before it was complete")),
-        Err(_) => {
-            let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
+        Unread::NoRoom => Problem::busy("more bodies are arriving than there is room for: send it again"),
+        Unread::Broken => Problem::new(StatusCode::BAD_REQUEST, "the body ended before it was complete"),
+        Unread::Slow => {
+            let detail = format!(
+                "the body did not arrive within {} s, at {MIN_BODY_RATE} bytes a second or more",
+                BODY_TIMEOUT.as_secs()
+            );
+            Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+        }
+    })
+}
+
+async fn collect(max: usize, headers: &HeaderMap, mut body: Body, share: &mut Share<'_>) -> Result<Bytes, Unread> {
+    let announced = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
+    let begun = Instant::now();
+    let mut parts = BytesMut::with_capacity(announced.unwrap_or(0).min(max).min(FIRST_BYTES));
+    let mut refused = announced.filter(|length| *length > max).map(|_| Unread::TooLarge);
+    let (mut arrived, mut discarded) = (0, 0);
+    loop {
+        let deadline = begun + patience(arrived);
+        let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| Unread::Slow)? else { break };
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+        arrived += data.len();
+        if refused.is_none() && parts.len() + data.len() > max {
+            refused = Some(Unread::TooLarge);
+        } else if refused.is_none() && !share.grow(data.len()) {
+            refused = Some(Unread::NoRoom);
+            parts = BytesMut::new();
+            share.release();
+        }
+        if refused.is_none() {
+            parts.extend_from_slice(&data);
+            continue;
+        }
+        // A sender that is still writing when the connection closes never sees why.
+        discarded += data.len();
+        if discarded > MAX_DISCARD {
+            break;
         }
     }
+    refused.map_or_else(|| Ok(parts.freeze()), Err)
+}
+
+/// How long after the headers the next byte may come, when so many have arrived: after that they are too few for the
+/// time.
+fn patience(arrived: usize) -> Duration {
+    BODY_TIMEOUT.min(BODY_GRACE + Duration::from_secs_f64(arrived as f64 / MIN_BODY_RATE))
 }
 
 fn kept(webhook: &Webhook, headers: &HeaderMap) -> Vec<(String, String)> {
@@ -162,4 +293,32 @@ fn kept(webhook: &Webhook, headers: &HeaderMap) -> Vec<(String, String)> {
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_earns_its_time_and_never_more_than_there_is() {
+        for (arrived, seconds) in [(0, 3.0), (512, 3.5), (1024, 4.0), (12 << 10, 15.0), (16 << 20, 15.0)] {
+            assert_eq!(patience(arrived), Duration::from_secs_f64(seconds), "{arrived}");
+        }
+    }
+
+    #[test]
+    fn bodies_share_the_room_and_give_it_back() {
+        let bodies = Bodies::default();
+        let mut one = Share { bodies: &bodies, bytes: 0 };
+        assert!(one.grow(MAX_IN_FLIGHT - 10));
+        let mut other = Share { bodies: &bodies, bytes: 0 };
+        assert!(!other.grow(11));
+        assert!(other.grow(10));
+        assert!(!one.grow(1));
+        drop(one);
+        assert!(other.grow(MAX_IN_FLIGHT - 10));
+        other.release();
+        drop(other);
+        assert_eq!(bodies.0.load(Ordering::Relaxed), 0);
+    }
 }

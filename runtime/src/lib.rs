@@ -40,5 +40,6 @@ pub mod clock;
 pub mod config;
 mod delivery;
 mod event;
+mod limits;
 mod outbound;
 mod problem;

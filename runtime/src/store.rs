@@ -158,4 +158,12 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     async fn put_key(&self, key: &KeyRow) -> Result<()>;
     async fn key(&self, id: &str) -> Result<Option<KeyRow>>;
+    /// All there ever were, oldest first.
+    async fn keys(&self) -> Result<Vec<KeyRow>>;
+    /// Puts a new hash in place of the one there is, which stays good until then. [`StoreError::NotFound`] when there is
+    /// no such key, [`StoreError::Conflict`] when it is revoked.
+    async fn rotate_key(&self, id: &str, hash: &[u8], previous_until_ms: u64) -> Result<()>;
+    /// [`StoreError::NotFound`] when there is no such key; one that is revoked already stays so since then.
+    async fn revoke_key(&self, id: &str, now_ms: u64) -> Result<()>;
+    async fn key_used(&self, id: &str, now_ms: u64) -> Result<()>;
 }

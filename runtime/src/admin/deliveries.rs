@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Office, page, parse, store_problem, time};
+use super::{Answer, Office, Sight, page, parse, store_problem, time};
 use crate::catalog::Endpoint;
+use crate::keys::Caller;
 use crate::problem::Problem;
 use crate::store::rows::{DeadLetterFilter, DeadLetterRow};
 
@@ -25,7 +26,11 @@ pub(super) struct Listing {
     limit: Option<u32>,
 }
 
-pub(super) async fn dead_letters(State(office): State<Arc<Office>>, Query(query): Query<Listing>) -> Answer {
+pub(super) async fn dead_letters(
+    State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Query(query): Query<Listing>,
+) -> Answer {
     let filter = DeadLetterFilter {
         endpoint: query.endpoint.as_deref().map(|name| endpoint(&office, name)).transpose()?.map(|e| e.id),
         before: query.before.as_deref().map(parse).transpose()?,
@@ -33,11 +38,11 @@ pub(super) async fn dead_letters(State(office): State<Arc<Office>>, Query(query)
     };
     let letters = office.store.dead_letters(&filter).await.map_err(store_problem)?;
     let next = (letters.len() as u32 == filter.limit).then(|| letters.last().map(|l| l.delivery)).flatten();
-    let items: Vec<Value> = letters.iter().map(|letter| summary(&office, letter)).collect();
+    let items: Vec<Value> = letters.iter().map(|letter| summary(&office, letter, Sight::of(&caller))).collect();
     Ok(Json(json!({ "items": items, "next": next })).into_response())
 }
 
-fn summary(office: &Office, letter: &DeadLetterRow) -> Value {
+fn summary(office: &Office, letter: &DeadLetterRow, sight: Sight) -> Value {
     json!({
         "delivery": letter.delivery,
         "event": letter.event,
@@ -45,8 +50,8 @@ fn summary(office: &Office, letter: &DeadLetterRow) -> Value {
         "endpoint": office.catalog.get().endpoint_name(letter.endpoint),
         "reason": letter.reason,
         "http_status": letter.http_status,
-        "code": letter.code,
-        "message": letter.message,
+        "code": sight.code(letter.code.as_deref()),
+        "message": sight.content(letter.message.as_deref()),
         "attempts": letter.tries,
         "created_at": time(letter.created_ms),
     })

@@ -4,21 +4,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::deliveries::endpoint;
-use super::{Answer, Office, store_problem};
+use super::{Answer, Office, Sight, store_problem};
 use crate::apply;
 use crate::delivery::Status;
+use crate::keys::Caller;
 use crate::problem::Problem;
 
-pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
+/// Instead of a reason, for who may not see content.
+const HIDDEN: &str = "the reason is shown with payload:read";
+
+pub(super) async fn list(State(office): State<Arc<Office>>, Extension(caller): Extension<Arc<Caller>>) -> Answer {
+    let sight = Sight::of(&caller);
     let counts: HashMap<(i64, i64), u64> = office
         .store
         .unfinished()
@@ -38,7 +43,8 @@ pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
             json!({
                 "name": &*endpoint.name,
                 "connector": &*endpoint.connector,
-                "paused": endpoint.paused,
+                // What a connector said when it gave up is the reason.
+                "paused": endpoint.paused.as_deref().map(|reason| sight.content(reason).unwrap_or(HIDDEN)),
                 "breaker": breaker,
                 "in_flight": in_flight,
                 "owed": count(Status::Owed),

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Answer, Office, page, parse, store_problem, time};
+use super::routes::demand;
+use super::{Answer, Office, Sight, page, parse, store_problem, time};
 use crate::config::is_event_type;
 use crate::event::{Event, EventId, NewEvent};
 use crate::ingress::{self, key::Key};
+use crate::keys::Caller;
+use crate::keys::grant::Scope;
 use crate::problem::Problem;
 use crate::store::rows::{AttemptRow, DeliveryRow, EventFilter, EventRow};
 
@@ -56,17 +59,23 @@ pub(super) struct Showing {
 
 pub(super) async fn show(
     State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(id): Path<String>,
     Query(query): Query<Showing>,
 ) -> Answer {
+    if query.payload {
+        demand(Some(&caller), Scope::PayloadRead)?;
+    }
+    let sight = Sight::of(&caller);
     let detail = office.store.event(parse(&id)?).await.map_err(store_problem)?;
     let mut shown = summary(&office, &detail.row);
-    shown["idempotency_key"] = detail.key.into();
+    // It may be made of the payload's fields.
+    shown["idempotency_key"] = sight.content(detail.key).into();
     shown["content_type"] = (*detail.event.content_type).into();
     if let Some(deliveries) = shown["deliveries"].as_array_mut() {
         for (shown, delivery) in deliveries.iter_mut().zip(&detail.row.deliveries) {
             let attempts = detail.attempts.iter().filter(|attempt| attempt.delivery == delivery.id);
-            shown["attempt_list"] = attempts.map(attempt).collect();
+            shown["attempt_list"] = attempts.map(|tried| attempt(tried, sight)).collect();
         }
     }
     shown["children"] = detail.children.iter().map(|child| summary(&office, child)).collect();
@@ -100,19 +109,19 @@ fn delivery_summary(office: &Office, delivery: &DeliveryRow) -> Value {
     })
 }
 
-fn attempt(attempt: &AttemptRow) -> Value {
+fn attempt(attempt: &AttemptRow, sight: Sight) -> Value {
     json!({
         "number": attempt.number,
         "at": time(attempt.started_ms),
         "duration_ms": attempt.duration_us as f64 / 1000.0,
         "outcome": attempt.outcome,
         "http_status": attempt.http_status,
-        "code": attempt.code,
-        "message": attempt.message,
+        "code": sight.code(attempt.code.as_deref()),
+        "message": sight.content(attempt.message.as_deref()),
         "connector_digest": attempt.connector_digest,
         "mapping_digest": attempt.mapping_digest,
         "mapping": attempt.mapping.as_ref().map(|(name, version)| json!({ "name": name, "version": version })),
-        "log": attempt.log,
+        "log": sight.content(attempt.log.as_deref()),
     })
 }
 
@@ -128,6 +137,7 @@ pub(super) struct Publication {
 
 pub(super) async fn publish(
     State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
     body: Result<Json<Publication>, JsonRejection>,
 ) -> Answer {
     let refused = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
@@ -139,6 +149,10 @@ pub(super) async fn publish(
     // With a colon the hub names what it makes itself.
     if source.is_empty() || source.len() > 128 || source.chars().any(|c| c.is_control() || c == ':') {
         return Err(refused("source_system takes 1 to 128 characters and no colon".into()));
+    }
+    if !caller.grant.publishes_as(source) {
+        let why = format!("this key may not publish as {source:?}, only as the sources that it was made for");
+        return Err(Problem::new(StatusCode::FORBIDDEN, why));
     }
     let key = publication.idempotency_key.as_deref();
     if key.is_some_and(|key| key.is_empty() || key.len() > 255) {

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Office, page, store_problem, time};
+use super::{Answer, Office, Sight, page, store_problem, time};
 use crate::config::SyncJob;
+use crate::keys::Caller;
 use crate::problem::Problem;
 use crate::scheduler::Failure;
 use crate::store::rows::{ScheduleKind, SyncRunRow};
@@ -35,7 +36,7 @@ pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
     Ok(Json(json!({ "items": items })).into_response())
 }
 
-pub(super) async fn jobs(State(office): State<Arc<Office>>) -> Answer {
+pub(super) async fn jobs(State(office): State<Arc<Office>>, Extension(caller): Extension<Arc<Caller>>) -> Answer {
     let catalog = office.catalog.get();
     let fired = office.store.catalog().await.map_err(store_problem)?.schedules;
     let mut items = Vec::new();
@@ -51,7 +52,7 @@ pub(super) async fn jobs(State(office): State<Arc<Office>>) -> Answer {
             // When it was due last, whether it could run or not; of a new one, when it came to be.
             "fired_at": fired.map(|row| time(row.fired_ms)),
             "next_at": next_at(&office, ScheduleKind::SyncJob, name),
-            "last_run": last.first().map(run_summary),
+            "last_run": last.first().map(|run| run_summary(run, Sight::of(&caller))),
         }));
     }
     Ok(Json(json!({ "items": items })).into_response())
@@ -64,12 +65,13 @@ pub(super) struct Listing {
 
 pub(super) async fn runs(
     State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     Query(query): Query<Listing>,
 ) -> Answer {
     known(&office, &name)?;
     let runs = office.store.sync_runs(&name, page(query.limit)).await.map_err(store_problem)?;
-    let items: Vec<Value> = runs.iter().map(run_summary).collect();
+    let items: Vec<Value> = runs.iter().map(|run| run_summary(run, Sight::of(&caller))).collect();
     Ok(Json(json!({ "items": items })).into_response())
 }
 
@@ -116,7 +118,7 @@ fn next_at(office: &Office, kind: ScheduleKind, name: &str) -> Value {
     times.and_then(|times| times.after(office.clock.now_ms())).map_or(Value::Null, time)
 }
 
-fn run_summary(run: &SyncRunRow) -> Value {
+fn run_summary(run: &SyncRunRow, sight: Sight) -> Value {
     json!({
         "id": run.id,
         "state": run.state,
@@ -124,11 +126,12 @@ fn run_summary(run: &SyncRunRow) -> Value {
         "due_at": run.due_ms.map(time),
         "started_at": time(run.started_ms),
         "finished_at": run.finished_ms.map(time),
-        "cursor": run.cursor,
+        // A connector makes it of what a system answered.
+        "cursor": sight.content(run.cursor.as_deref()),
         "pages": run.pages,
         "items": run.items,
         "known": run.known,
-        "code": run.code,
-        "message": run.message,
+        "code": sight.code(run.code.as_deref()),
+        "message": sight.content(run.message.as_deref()),
     })
 }

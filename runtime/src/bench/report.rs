@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::ledger::Audit;
 use super::load::Acks;
+use super::slow::Seen;
 use crate::child::Usage;
 use crate::send::Scheme;
 
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     drain: Option<Drain>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    slow: Vec<Slowed>,
     audit: Audit,
 }
 
@@ -92,6 +95,21 @@ pub(crate) struct Comparison {
     pub(crate) axum_per_s: f64,
 }
 
+/// What slow connections did to the others: the same load without them and beside them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Slowed {
+    connections: u32,
+    /// Of them at the end.
+    open: u32,
+    /// By the hub.
+    ended: u64,
+    failed: u64,
+    p99_us: u64,
+    p99_beside_us: u64,
+    resident_mib: Option<f64>,
+    resident_beside_mib: Option<f64>,
+}
+
 /// Microseconds.
 #[derive(Debug, Serialize)]
 struct Latency {
@@ -113,7 +131,11 @@ impl Report {
         audit: Audit,
     ) -> Report {
         let ratio = median(comparisons.iter().map(Comparison::ratio).collect());
-        Report { bench, connections, scheme: scheme.word(), rounds, comparisons, ratio, drain, audit }
+        Report { bench, connections, scheme: scheme.word(), rounds, comparisons, ratio, drain, slow: Vec::new(), audit }
+    }
+
+    pub(crate) fn beside(self, slow: Vec<Slowed>) -> Report {
+        Report { slow, ..self }
     }
 
     /// Whether something was acknowledged at all, all of it arrived, and nothing else did.
@@ -188,6 +210,40 @@ impl Cost {
     }
 }
 
+impl Slowed {
+    pub(crate) fn new(connections: u32, seen: Seen, without: &Round, beside: &Round) -> Slowed {
+        let resident = |round: &Round| round.hub.as_ref().map(|hub| hub.resident_mib);
+        Slowed {
+            connections,
+            open: seen.open,
+            ended: seen.ended,
+            failed: seen.failed,
+            p99_us: without.ack_latency.p99,
+            p99_beside_us: beside.ack_latency.p99,
+            resident_mib: resident(without),
+            resident_beside_mib: resident(beside),
+        }
+    }
+}
+
+impl fmt::Display for Slowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Slowed { connections, open, ended, failed, .. } = self;
+        writeln!(f, "  slow        {connections} connections: {open} open at the end, {ended} ended, {failed} failed")?;
+        let ratio = self.p99_beside_us as f64 / self.p99_us.max(1) as f64;
+        write!(
+            f,
+            "              p99 {} without, {} beside, ratio {ratio:.2}",
+            span(self.p99_us),
+            span(self.p99_beside_us)
+        )?;
+        if let (Some(without), Some(beside)) = (self.resident_mib, self.resident_beside_mib) {
+            write!(f, "; {without:.0} MiB without, {beside:.0} beside")?;
+        }
+        writeln!(f)
+    }
+}
+
 impl Comparison {
     fn ratio(&self) -> f64 {
         self.hub_per_s / self.axum_per_s
@@ -217,6 +273,9 @@ impl fmt::Display for Report {
             let (hub, axum) = (grouped(both.hub_per_s as u64), grouped(both.axum_per_s as u64));
             let ratio = both.ratio();
             writeln!(f, "  round {:<3}   hub {hub}/s, axum without a database {axum}/s, ratio {ratio:.3}", n + 1)?;
+        }
+        for slow in &self.slow {
+            write!(f, "{slow}")?;
         }
         if let Some(ratio) = self.ratio {
             writeln!(f, "  ratio       {ratio:.3} (median)")?;

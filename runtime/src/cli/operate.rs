@@ -5,8 +5,6 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::client::{Answer, HubArgs};
-use crate::clock::Clock;
-use crate::keys::{self, Pepper};
 
 #[derive(Args)]
 pub(super) struct Events {
@@ -89,28 +87,6 @@ enum EndpointCommand {
     },
     /// Deliver again, what waited first
     Resume { name: String },
-}
-
-#[derive(Args)]
-pub(super) struct Keys {
-    #[command(subcommand)]
-    command: KeyCommand,
-}
-
-#[derive(Subcommand)]
-enum KeyCommand {
-    /// Make a key; it is shown this once
-    Create {
-        /// Who or what it is for
-        #[arg(long)]
-        name: String,
-        /// Data directory of the hub
-        #[arg(long, value_name = "DIR", default_value = "tomada-data", env = "TOMADA_DATA")]
-        data: std::path::PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 pub(super) async fn events(options: Events) -> anyhow::Result<()> {
@@ -210,22 +186,6 @@ pub(super) async fn endpoints(options: Endpoints) -> anyhow::Result<()> {
     })
 }
 
-pub(super) async fn keys(options: Keys) -> anyhow::Result<()> {
-    let KeyCommand::Create { name, data, json } = options.command;
-    let store = super::open_store(&data).await?;
-    let pepper = Pepper::open(&data.join("pepper"))?;
-    let key = keys::create(&store, &pepper, &name, Clock::System.now_ms()).await?;
-    if json {
-        anstream::println!("{}", serde_json::json!({ "name": name, "key": key }));
-    } else {
-        anstream::println!("{key}");
-        anstream::eprintln!(
-            "this is the only time that the key is shown; it opens the API in X-API-Key or as a Bearer token"
-        );
-    }
-    Ok(())
-}
-
 pub(super) async fn connectors(hub: HubArgs, json: bool) -> anyhow::Result<()> {
     let body = hub.connect().await?.get("/api/connectors").await?.ok()?;
     print(&body, json, |answer| {
@@ -278,7 +238,8 @@ pub(super) fn changes(body: &[u8], json: bool) -> anyhow::Result<()> {
 
 fn show_event(event: &Value) {
     event_line(event);
-    anstream::println!("    key {}  content-type {}", text(&event["idempotency_key"]), text(&event["content_type"]));
+    let key = event["idempotency_key"].as_str().map_or(String::new(), |key| format!("key {key}  "));
+    anstream::println!("    {key}content-type {}", text(&event["content_type"]));
     if !event["payload"].is_null() {
         anstream::println!("    payload {}", event["payload"]);
     }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use super::near::hint;
 use super::times::Times;
 use super::{
-    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Retry, SecretRef, Smtp, SmtpTls, Source, SyncJob, Webhook,
+    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Rate, Retry, SecretRef, Smtp, SmtpTls, Source, SyncJob, Webhook,
 };
 use super::{is_event_type, is_name_byte, mailbox};
 
@@ -56,6 +56,17 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
         }
     }
     check_routes(config, &mut found);
+    for (name, rate) in [("api_key", &config.limits.api_key), ("address", &config.limits.address)] {
+        check_rate(&["limits", name], rate, &mut found);
+    }
+    for (at, proxy) in config.limits.proxies.iter().enumerate() {
+        if !proxy.parse::<ipnet::IpNet>().is_ok_and(|network| network == network.trunc()) {
+            found.at(
+                &["limits", "proxies", &at.to_string()],
+                format!("is \"{proxy}\": it takes a network as CIDR, for instance \"127.0.0.1/32\""),
+            );
+        }
+    }
     found.0
 }
 
@@ -67,6 +78,7 @@ pub(super) fn place(path: &[String]) -> String {
         [section] => return (*section).into(),
         ["sources", name, "webhooks", at, rest @ ..] => (format!("webhook {} of source \"{name}\"", counted(at)), rest),
         ["routes", at, rest @ ..] => (format!("route {}", counted(at)), rest),
+        ["limits", rest @ ..] => ("limits".into(), rest),
         [section, name, rest @ ..] => (format!("{} \"{name}\"", section.trim_end_matches('s').replace('_', " ")), rest),
     };
     let mut field = String::new();
@@ -218,8 +230,16 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
             found.at(&path, format!("is \"{header}\": credentials are not stored"));
         }
     }
+    check_rate(&["sources", name, "rate"], &source.rate, found);
     for (at, webhook) in source.webhooks.iter().enumerate() {
         check_webhook(config, name, at, webhook, &source.auth, found);
+    }
+}
+
+fn check_rate(path: &[&str], rate: &Option<Rate>, found: &mut Found) {
+    if let Some(rate) = rate {
+        found.number(&[path, &["per_minute"]].concat(), rate.per_minute, 0..=60_000_000);
+        found.number(&[path, &["burst"]].concat(), rate.burst, 1..=1_000_000);
     }
 }
 

@@ -11,8 +11,8 @@ use super::check::{Finding, check, place};
 use super::near::{hint, nearest};
 use super::{Config, Problem};
 
-const SECTIONS: [&str; 8] =
-    ["sources", "endpoints", "routes", "mappings", "queues", "schedules", "sync_jobs", "connectors"];
+const SECTIONS: [&str; 9] =
+    ["sources", "endpoints", "routes", "mappings", "queues", "schedules", "sync_jobs", "connectors", "limits"];
 
 /// Reads and checks one file. `file` is only its name in messages; relative paths in the configuration stay as they are.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
@@ -48,7 +48,7 @@ pub(super) fn finish(
                 problems.push(part.problem(&path, message));
             }
         }
-        let Config { sources, endpoints, routes, mappings, queues, schedules, sync_jobs, connectors } =
+        let Config { sources, endpoints, routes, mappings, queues, schedules, sync_jobs, connectors, limits } =
             part.config.clone();
         whole.sources.extend(sources);
         whole.endpoints.extend(endpoints);
@@ -58,6 +58,9 @@ pub(super) fn finish(
         whole.schedules.extend(schedules);
         whole.sync_jobs.extend(sync_jobs);
         whole.connectors.extend(connectors);
+        whole.limits.api_key = whole.limits.api_key.or(limits.api_key);
+        whole.limits.address = whole.limits.address.or(limits.address);
+        whole.limits.proxies.extend(limits.proxies);
     }
     // With a thing missing the checks would blame those who refer to it.
     if parts.iter().all(|part| part.complete) {
@@ -110,6 +113,7 @@ impl<'t> Part<'t> {
             schedules: reader.named("schedules"),
             sync_jobs: reader.named("sync_jobs"),
             connectors: reader.named("connectors"),
+            limits: reader.table("limits"),
         };
         reader.refuse_unknown_sections();
         let complete = reader.complete;
@@ -191,6 +195,11 @@ impl<'t> Reader<'_, 't> {
             Some((name.get_ref().to_string(), self.thing(path, value)?))
         });
         things.collect()
+    }
+
+    fn table<T: DeserializeOwned + Default>(&mut self, section: &str) -> T {
+        let Some((_, value)) = child(&self.part.root, section) else { return T::default() };
+        self.thing(vec![section.to_owned()], value).unwrap_or_default()
     }
 
     fn listed<T: DeserializeOwned>(&mut self, section: &str) -> Vec<T> {

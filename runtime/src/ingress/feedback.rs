@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::verify::{self, Reason, Signed};
-use super::{Door, find, read};
+use super::{Door, Share, Stranger, find, read, spend};
 use crate::catalog::Webhook;
 use crate::committer::CommitError;
 use crate::event::{Event, EventId, NewEvent};
@@ -25,9 +25,18 @@ const MAX_COMMENT: usize = 2000;
 
 /// `/feedback/{token}`: GET shows the form, POST takes the answer.
 pub(crate) async fn page(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
-    let (status, body) = match answer(&door, request).await {
-        Ok(page) => page,
-        Err(page) => page,
+    let met = Stranger::meet(&door, request.headers(), request.extensions());
+    let wait_s = met.as_ref().err().map(|standing| standing.wait_s);
+    let (status, body) = match met {
+        Err(_) => too_many(),
+        Ok(stranger) => {
+            let mut proven = false;
+            let page = answer(&door, request, &mut proven).await;
+            if !proven {
+                stranger.failed();
+            }
+            page.unwrap_or_else(|page| page)
+        }
     };
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
@@ -45,12 +54,15 @@ pub(crate) async fn page(State(door): State<Arc<Door>>, request: Request<Body>) 
         headers.insert(name, HeaderValue::from_static(value));
     }
     headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
+    if let Some(wait_s) = wait_s {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
+    }
     response
 }
 
 type Page = (StatusCode, String);
 
-async fn answer(door: &Door, request: Request<Body>) -> Result<Page, Page> {
+async fn answer(door: &Door, request: Request<Body>, proven: &mut bool) -> Result<Page, Page> {
     let catalog = door.catalog.get();
     let (parts, body) = request.into_parts();
     let unknown = || told(StatusCode::NOT_FOUND, "Link inválido", "Confira se o link foi copiado por inteiro.");
@@ -69,13 +81,16 @@ async fn answer(door: &Door, request: Request<Body>) -> Result<Page, Page> {
             _ => unknown(),
         }
     })?;
+    *proven = true;
     match parts.method {
         Method::GET | Method::HEAD => {
             let chosen = field(parts.uri.query().unwrap_or_default().as_bytes(), "rating");
             Ok((StatusCode::OK, form(chosen.as_deref().and_then(rating), None)))
         }
         Method::POST => {
-            let body = read(webhook, &parts.headers, body).await.map_err(|_| {
+            spend(door, webhook, now_ms).map_err(|_| too_many())?;
+            let mut share = Share { bodies: &door.bodies, bytes: 0 };
+            let body = read(webhook, &parts.headers, body, &mut share).await.map_err(|_| {
                 told(StatusCode::BAD_REQUEST, "Não conseguimos ler a sua resposta", "Por favor, tente novamente.")
             })?;
             accept(door, webhook, &parts.headers, token, &body, now_ms).await
@@ -145,6 +160,14 @@ async fn accept(
         )),
         Ok(_) | Err(CommitError::Failed | CommitError::Full) => Err(busy()),
     }
+}
+
+fn too_many() -> Page {
+    told(
+        StatusCode::TOO_MANY_REQUESTS,
+        "Muitas tentativas em pouco tempo",
+        "Por favor, aguarde um pouco e tente novamente.",
+    )
 }
 
 fn rating(text: &str) -> Option<u8> {

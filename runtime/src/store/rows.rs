@@ -243,8 +243,19 @@ pub(crate) struct KeyRow {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) hash: Vec<u8>,
+    /// The hash before the last rotation, and until when it is good.
+    pub(crate) previous: Option<(Vec<u8>, u64)>,
+    pub(crate) scopes: Vec<String>,
+    /// The `source_system`s that it may publish as, and the networks that it may come from; none is any.
+    pub(crate) sources: Option<Vec<String>>,
+    pub(crate) addresses: Option<Vec<String>>,
+    pub(crate) not_before_ms: Option<u64>,
+    pub(crate) expires_ms: Option<u64>,
     pub(crate) created_ms: u64,
+    /// The key that it was made with.
+    pub(crate) created_by: Option<String>,
     pub(crate) revoked_ms: Option<u64>,
+    pub(crate) last_used_ms: Option<u64>,
 }
 
 /// A run that is about to begin.

@@ -1,6 +1,7 @@
 //! The embedded database: SQLite in WAL mode, every commit fsynced, one writer, readers beside it.
 
 mod hot;
+mod keys;
 mod mappings;
 mod schedules;
 
@@ -546,35 +547,27 @@ impl Store for SqliteStore {
     }
 
     async fn put_key(&self, key: &KeyRow) -> Result<()> {
-        self.transaction(async |conn| {
-            sqlx::query("insert into api_keys (id, name, hash, created_at, revoked_at) values (?, ?, ?, ?, ?)")
-                .bind(key.id.clone())
-                .bind(key.name.clone())
-                .bind(key.hash.clone())
-                .bind(key.created_ms as i64)
-                .bind(key.revoked_ms.map(|ms| ms as i64))
-                .execute(&mut *conn)
-                .await?;
-            Ok(())
-        })
-        .await
+        self.transaction(async |conn| keys::put(conn, key).await).await
     }
 
     async fn key(&self, id: &str) -> Result<Option<KeyRow>> {
-        let row = sqlx::query("select id, name, hash, created_at, revoked_at from api_keys where id = ?")
-            .bind(id.to_owned())
-            .fetch_optional(&self.readers)
-            .await?;
-        row.map(|row| {
-            Ok(KeyRow {
-                id: row.try_get(0)?,
-                name: row.try_get(1)?,
-                hash: row.try_get(2)?,
-                created_ms: row.try_get::<i64, _>(3)? as u64,
-                revoked_ms: row.try_get::<Option<i64>, _>(4)?.map(|ms| ms as u64),
-            })
-        })
-        .transpose()
+        keys::get(&self.readers, id).await
+    }
+
+    async fn keys(&self) -> Result<Vec<KeyRow>> {
+        keys::all(&self.readers).await
+    }
+
+    async fn rotate_key(&self, id: &str, hash: &[u8], previous_until_ms: u64) -> Result<()> {
+        self.transaction(async |conn| keys::rotate(conn, id, hash, previous_until_ms).await).await
+    }
+
+    async fn revoke_key(&self, id: &str, now_ms: u64) -> Result<()> {
+        self.transaction(async |conn| keys::revoke(conn, id, now_ms).await).await
+    }
+
+    async fn key_used(&self, id: &str, now_ms: u64) -> Result<()> {
+        self.transaction(async |conn| keys::used(conn, id, now_ms).await).await
     }
 }
 

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,11 +17,14 @@ use serde_json::{Map, Value, json};
 
 use super::changes::{self, Changes};
 use super::{check, draft, read, using};
+use crate::admin::routes::demand;
 use crate::admin::{Answer, Office, store_problem};
 use crate::catalog::{Mapping, passes};
 use crate::config::is_event_type;
 use crate::delivery::Outcome;
 use crate::event::{DeliveryId, EventId};
+use crate::keys::Caller;
+use crate::keys::grant::Scope;
 use crate::plugin;
 use crate::problem::Problem;
 use crate::store::StoreError;
@@ -57,6 +60,7 @@ pub(in crate::admin) struct Trial {
 
 pub(in crate::admin) async fn run(
     State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     body: Result<Json<Trial>, JsonRejection>,
 ) -> Answer {
@@ -65,6 +69,10 @@ pub(in crate::admin) async fn run(
     let batch = trial.events_of_type.is_some() || trial.limit.is_some();
     if [trial.payload.is_some(), trial.event.is_some(), batch].into_iter().filter(|named| *named).count() != 1 {
         return Err(refused("say on what to try it, one of payload, event, or events_of_type and limit"));
+    }
+    // The answer shows what became of the payload.
+    if trial.payload.is_none() {
+        demand(Some(&caller), Scope::PayloadRead)?;
     }
     if trial.event_type.is_some() && trial.payload.is_none() {
         return Err(refused("event_type goes with payload: a stored event has its type"));
