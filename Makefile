@@ -6,12 +6,12 @@ HUB = target/debug/tomada
 CONNECTORS = $(filter-out connectors/carinho/,$(dir $(wildcard connectors/*/Cargo.toml)))
 GUESTS = $(dir $(wildcard tests/guests/*/Cargo.toml))
 
-.PHONY: run test components toolchain hub bench lint clean
+.PHONY: run test components toolchain official-clients hub bench lint clean
 
 run: components
 	$(HUB) demo
 
-test: components
+test: components official-clients
 	$(CARGO) test --workspace --exclude 'tomada-guest-*'
 
 hub:
@@ -24,6 +24,10 @@ components: hub toolchain
 # What compiles them: rustup's target where it can be had, else Debian's toolchain.
 toolchain:
 	@.ci/wasm-toolchain
+
+# What the tests with the official signature libraries need.
+official-clients:
+	@.ci/official-clients
 
 bench: components
 	$(CARGO) build --release -p tomada

@@ -182,7 +182,7 @@ fn no_route_stands_beside_the_table() {
         }
     }
     found.sort();
-    assert_eq!(found, ["/api", "/feedback/{token}", "/health", "/webhooks/{*path}"]);
+    assert_eq!(found, ["/api", "/feedback/{token}", "/health", "/status", "/webhooks/{*path}"]);
 }
 
 /// An event whose content is wherever content can get to: its key, a connector's message and log, an endpoint's reason.

@@ -19,6 +19,7 @@ mod once;
 mod plain;
 mod retry;
 mod schedules;
+mod signatures;
 mod swap;
 mod sync;
 mod tokens;

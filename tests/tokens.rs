@@ -19,7 +19,7 @@ async fn no_token_shows_in_logs_answers_or_the_database() {
     let hub = HubProcess::start_traced(&data, &file, &log).await;
 
     let text = |reference| String::from_utf8(secret(reference)).expect("text");
-    let token = text(&config.sources["zapi"].auth.secrets()[0]);
+    let token = text(&config.sources["zapi"].auth.secrets()[0].reference);
     let zapi = &config.endpoints["zapi"].secrets;
     let secrets = [token.clone(), text(&zapi["instance_token"]), text(&zapi["client_token"])];
 

@@ -1,4 +1,4 @@
-//! The door for operators: the API behind a key, and `/health`.
+//! The door for operators: the API behind a key, `/health` and `/status`.
 
 mod connectors;
 mod deliveries;
@@ -8,6 +8,7 @@ mod keys;
 mod mappings;
 mod routes;
 mod schedules;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -87,8 +88,9 @@ pub(crate) fn router(office: Arc<Office>) -> Router {
         .layer(from_fn_with_state(office.clone(), limit_key))
         .layer(from_fn_with_state(office.clone(), authenticate))
         .layer(from_fn_with_state(office.clone(), limit_address))
-        .with_state(office);
+        .with_state(office.clone());
     Router::new()
+        .route("/status", get(sources::status).with_state(office))
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
         .nest("/api", api)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))

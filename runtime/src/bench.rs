@@ -33,7 +33,8 @@ use self::slow::Slow;
 use crate::child::{Hub, Usage};
 use crate::client::{Client, Running, admin_key, authority};
 use crate::config::{self, SecretRef};
-use crate::send::{Scheme, standard_webhooks_key, unix_seconds};
+use crate::send::{Scheme, unix_seconds};
+use crate::signature::standard_webhooks_key;
 
 /// Signs everything in a bench; it protects nothing.
 const SECRET: &str = "whsec_dG9tYWRhLWJlbmNoLXRvbWFkYS1iZW5jaC0wMDAw";
@@ -599,7 +600,10 @@ async fn target(url: &str, scheme: Scheme) -> Result<Target> {
 }
 
 fn key(scheme: Scheme, secret: &[u8]) -> Result<Vec<u8>> {
-    if scheme == Scheme::StandardWebhooks { standard_webhooks_key(secret) } else { Ok(secret.to_vec()) }
+    if scheme != Scheme::StandardWebhooks {
+        return Ok(secret.to_vec());
+    }
+    standard_webhooks_key(secret).map_err(|problem| anyhow!("the secret {problem}"))
 }
 
 fn run_number() -> Result<u32> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::clock::ID_STRIDE;
 use crate::config::times::Times;
-use crate::config::{self, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, SecretRef};
+use crate::config::{self, Auth, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, SecretRef};
 use crate::event::{DeliveryId, EventId, NewDelivery, Place};
 use crate::ingress::key::pointer;
 use crate::ingress::verify::Scheme;
@@ -22,6 +23,8 @@ use crate::store::rows::{CatalogRows, MappingRow, Origin, ScheduleKind};
 pub(crate) struct Catalog {
     /// What is in force, as it would be written in a file (without the connectors' files).
     pub(crate) config: Config,
+    /// Of the sources that have webhooks.
+    pub(crate) proofs: HashMap<String, Arc<Proof>>,
     /// By path, as the configuration writes it: perhaps with `{token}` at its end.
     pub(crate) webhooks: HashMap<String, Arc<Webhook>>,
     pub(crate) endpoints: HashMap<i64, Arc<Endpoint>>,
@@ -46,7 +49,7 @@ const LIMITS: &str = "[limits]";
 /// One path that a source posts to.
 pub(crate) struct Webhook {
     pub(crate) source: Arc<str>,
-    pub(crate) scheme: Scheme,
+    pub(crate) proof: Arc<Proof>,
     pub(crate) idempotency: Idempotency,
     pub(crate) keep_headers: Vec<String>,
     pub(crate) event: EventName,
@@ -55,6 +58,46 @@ pub(crate) struct Webhook {
     pub(crate) max_body: usize,
     pub(crate) answers_get: bool,
     pub(crate) quota: Option<Quota>,
+}
+
+/// How a source proves who it is, and which of its secrets did so last.
+pub(crate) struct Proof {
+    pub(crate) scheme: Scheme,
+    secrets: Vec<SecretRef>,
+    /// For each secret, ms since 1970; 0 is never since this hub started.
+    matched_ms: Vec<AtomicU64>,
+}
+
+impl Proof {
+    fn prepare(auth: &Auth) -> Result<Proof, String> {
+        let values = auth.references().map(|(_, reference)| resolve(reference)).collect::<Result<_, _>>()?;
+        Ok(Proof {
+            scheme: Scheme::prepare(auth, values)?,
+            secrets: auth.secrets().iter().map(|secret| secret.reference.clone()).collect(),
+            matched_ms: auth.secrets().iter().map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// The secret at this place of the configuration proved a request.
+    pub(crate) fn matched(&self, secret: usize, now_ms: u64) {
+        if let Some(at) = self.matched_ms.get(secret) {
+            at.fetch_max(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// When each secret proved a request last, since this hub started: one that is never seen any more can be retired.
+    pub(crate) fn last_matched(&self) -> Vec<Option<u64>> {
+        self.matched_ms.iter().map(|at| Some(at.load(Ordering::Relaxed)).filter(|at| *at > 0)).collect()
+    }
+
+    /// A changed configuration may have the secrets in another order.
+    fn remember(&self, before: &Proof) {
+        for (at, secret) in self.secrets.iter().enumerate() {
+            if let Some(was) = before.secrets.iter().position(|known| known == secret) {
+                self.matched(at, before.matched_ms[was].load(Ordering::Relaxed));
+            }
+        }
+    }
 }
 
 pub(crate) struct Endpoint {
@@ -129,20 +172,28 @@ impl Catalog {
         let queue_id = |name: &str| queues.get(name).map(|(id, _)| *id);
 
         let mut webhooks = HashMap::new();
+        let mut proofs = HashMap::new();
         for (name, json) in rows.sources {
             if name == LIMITS {
                 config.limits = read(&json, "table", "limits", &mut problems).unwrap_or_default();
                 continue;
             }
             let Some(source) = read::<config::Source>(&json, "source", &name, &mut problems) else { continue };
+            // Whoever posts nothing proves nothing.
+            let proof = (!source.webhooks.is_empty()).then(|| Proof::prepare(&source.auth));
+            let proof = match proof.transpose() {
+                Ok(proof) => proof.map(Arc::new),
+                Err(problem) => {
+                    problems.push(format!("source {name:?}: {problem}"));
+                    None
+                }
+            };
+            proofs.extend(proof.clone().map(|proof| (name.clone(), proof)));
             for webhook in &source.webhooks {
-                let scheme = resolve_all(source.auth.secrets())
-                    .and_then(|secrets| Scheme::prepare(&source.auth, secrets))
-                    .map_err(|problem| problems.push(format!("source {name:?}: {problem}")));
-                let (Ok(scheme), Some(queue)) = (scheme, queue_id(&webhook.queue)) else { continue };
+                let (Some(proof), Some(queue)) = (proof.clone(), queue_id(&webhook.queue)) else { continue };
                 let prepared = Webhook {
                     source: name.as_str().into(),
-                    scheme,
+                    proof,
                     idempotency: source.idempotency.clone(),
                     keep_headers: source.keep_headers.clone(),
                     event: webhook.event.clone(),
@@ -284,7 +335,7 @@ impl Catalog {
             proxies: config.limits.proxies.iter().filter_map(|proxy| proxy.parse().ok()).collect(),
         };
         if problems.is_empty() {
-            Ok(Catalog { config, webhooks, endpoints, queues, times, limits, routes, routes_by_event })
+            Ok(Catalog { config, proofs, webhooks, endpoints, queues, times, limits, routes, routes_by_event })
         } else {
             Err(problems)
         }
@@ -365,10 +416,6 @@ fn prepare_smtp(smtp: &config::Smtp, policy: &Policy) -> Result<Smtp, String> {
     Smtp::new(smtp, policy, credentials)
 }
 
-fn resolve_all(references: &[SecretRef]) -> Result<Vec<Vec<u8>>, String> {
-    references.iter().map(resolve).collect()
-}
-
 /// `apply` has made paths absolute, so what is left to resolve against is the working directory.
 fn resolve(reference: &SecretRef) -> Result<Vec<u8>, String> {
     config::resolve(reference, Path::new(""))
@@ -415,7 +462,13 @@ impl Current {
     }
 
     pub(crate) fn set(&self, catalog: Catalog) {
-        *self.snapshot.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(catalog);
+        let mut snapshot = self.snapshot.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (source, proof) in &catalog.proofs {
+            if let Some(before) = snapshot.proofs.get(source) {
+                proof.remember(before);
+            }
+        }
+        *snapshot = Arc::new(catalog);
     }
 }
 

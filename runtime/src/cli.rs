@@ -4,6 +4,7 @@ mod doctor;
 mod keys;
 mod mappings;
 mod operate;
+mod sources;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ enum Command {
     Replay(operate::Replay),
     /// List endpoints, pause and resume them
     Endpoints(operate::Endpoints),
+    /// List sources, how each proves who it is, and when its secrets were last seen
+    Sources(sources::Sources),
     /// List sync jobs and their runs, start one
     Sync(sync::Sync),
     /// List schedules and when they are due
@@ -194,6 +197,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(options) => operate::dead_letters(options).await?,
         Command::Replay(options) => operate::replay(options).await?,
         Command::Endpoints(options) => operate::endpoints(options).await?,
+        Command::Sources(options) => sources::sources(options).await?,
         Command::Sync(options) => return sync::sync(options).await,
         Command::Schedules(options) => sync::schedules(options).await?,
         Command::Keys(options) => keys::run(options).await?,

@@ -26,7 +26,7 @@ use crate::limits::{self, Caller, Limits, Peer, Standing};
 use crate::problem::{Problem, tell};
 use crate::store::Done;
 use key::Key;
-use verify::Signed;
+use verify::{Reason, Signed};
 
 /// From the end of the headers to the last byte of the body.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -139,6 +139,9 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
         .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no source is configured at this path"))?;
     match parts.method {
         Method::POST => {}
+        Method::GET if let Some(answer) = webhook.proof.scheme.challenge(parts.uri.query().unwrap_or_default()) => {
+            return answer.map(challenge).map_err(|reason| refused(&webhook.source, reason));
+        }
         Method::GET if webhook.answers_get => return Ok(StatusCode::OK.into_response()),
         _ => {
             let allowed = if webhook.answers_get { "GET, POST" } else { "POST" };
@@ -157,14 +160,12 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
     let body = read(webhook, headers, body, &mut share).await?;
     let now_ms = door.clock.now_ms();
 
-    let signed = Signed { headers, body: &body, token };
-    let verified = verify::verify(&webhook.scheme, &signed, now_ms).map_err(|reason| {
-        // The reason is for us: a sender who does not know the secret learns nothing from it.
-        tracing::info!(source = &*webhook.source, reason = reason.as_str(), "webhook refused");
-        Problem::new(StatusCode::UNAUTHORIZED, "the request is not signed as this source has to sign")
-    })?;
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let signed = Signed { headers, target, body: &body, token };
+    let verified =
+        verify::verify(&webhook.proof.scheme, &signed, now_ms).map_err(|reason| refused(&webhook.source, reason))?;
     *proven = true;
-    // Which secret it was: one that is never seen any more can be retired.
+    webhook.proof.matched(verified.secret, now_ms);
     tracing::debug!(source = &*webhook.source, secret = verified.secret, "webhook verified");
     let standing = spend(door, webhook, now_ms).map_err(|standing| Problem::quota_exceeded(&standing))?;
     if webhook.body == BodyKind::Json && !key::is_json(&body) {
@@ -172,7 +173,7 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
     }
     let event_type = key::event_name(&webhook.event, headers, &body)
         .map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
-    let key = Key::of_request(&webhook.source, &webhook.idempotency, verified.id, headers, &body);
+    let key = Key::of_request(&webhook.source, &webhook.idempotency, verified.id.as_deref(), headers, &body);
     let event = Event {
         id: EventId(door.ids.next(now_ms)),
         source: webhook.source.clone(),
@@ -196,6 +197,19 @@ fn spend(door: &Door, webhook: &Webhook, now_ms: u64) -> Result<Option<Standing>
     let Some(quota) = webhook.quota else { return Ok(None) };
     let standing = door.limits.take(Caller::Source(webhook.source.clone()), quota, now_ms);
     if standing.is_refused() { Err(standing) } else { Ok(Some(standing)) }
+}
+
+/// The reason is for us: a sender who does not know the secret learns nothing from it.
+fn refused(source: &str, reason: Reason) -> Problem {
+    tracing::info!(source, reason = reason.as_str(), "webhook refused");
+    Problem::new(StatusCode::UNAUTHORIZED, "the request is not signed as this source has to sign")
+}
+
+/// Text that came from outside and goes back as nothing but text.
+fn challenge(text: String) -> Response {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    let as_said = HeaderValue::from_static("nosniff");
+    ([(header::CONTENT_TYPE, plain), (header::X_CONTENT_TYPE_OPTIONS, as_said)], text).into_response()
 }
 
 /// The 202 that means durable; also for events that come over the API.

@@ -43,3 +43,4 @@ mod event;
 mod limits;
 mod outbound;
 mod problem;
+mod signature;

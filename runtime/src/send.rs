@@ -9,10 +9,8 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::{Hmac, KeyInit as _};
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -20,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::client::{Answer, Client, Running};
 use crate::config::{self, Auth, BodyKind, Config, EventName, Idempotency, SecretRef};
+use crate::ingress::verify::{self, mercado_pago, twilio};
 
 /// Options of `tomada send`.
 #[derive(Debug, Clone, clap::Args)]
@@ -55,34 +54,51 @@ pub struct SendOptions {
     pub raw: bool,
 }
 
-/// How a webhook is signed; the words are those of the configuration.
+/// How a webhook is signed; the words are those of the configuration. What needs more than a secret to be said is known
+/// from the hub's configuration only: `twilio`, `hmac`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scheme {
     StandardWebhooks,
+    Svix,
     Github,
+    Stripe,
+    Slack,
+    Shopify,
+    Meta,
+    MercadoPago,
     HmacHex,
     PathToken,
 }
 
 impl Scheme {
     pub(crate) fn word(self) -> &'static str {
-        match self {
-            Scheme::StandardWebhooks => "standard-webhooks",
-            Scheme::Github => "github",
-            Scheme::HmacHex => "hmac-hex",
-            Scheme::PathToken => "path-token",
-        }
+        self.auth().scheme()
     }
 
-    /// None where people follow links and nothing is sent.
-    fn of(auth: &Auth) -> Option<Scheme> {
-        match auth {
-            Auth::StandardWebhooks { .. } => Some(Scheme::StandardWebhooks),
-            Auth::Github { .. } => Some(Scheme::Github),
-            Auth::HmacHex { .. } => Some(Scheme::HmacHex),
-            Auth::PathToken { .. } => Some(Scheme::PathToken),
-            Auth::SignedLink { .. } => None,
+    /// As a source would say it, without its secrets.
+    fn auth(self) -> Auth {
+        let (secrets, tolerance_s) = (Vec::new(), 300);
+        match self {
+            Scheme::StandardWebhooks => Auth::StandardWebhooks { secrets, tolerance_s },
+            Scheme::Svix => Auth::Svix { secrets, tolerance_s },
+            Scheme::Github => Auth::Github { secrets },
+            Scheme::Stripe => Auth::Stripe { secrets, tolerance_s },
+            Scheme::Slack => Auth::Slack { secrets, tolerance_s },
+            Scheme::Shopify => Auth::Shopify { secrets },
+            Scheme::Meta => Auth::Meta { secrets, verify_token: SecretRef(String::new()) },
+            Scheme::MercadoPago => Auth::MercadoPago { secrets, tolerance_s },
+            Scheme::HmacHex => Auth::HmacHex { secrets },
+            Scheme::PathToken => Auth::PathToken { secrets, reason: String::new() },
         }
+    }
+}
+
+/// Whether the scheme signs an id of the sender's, which is then the key.
+fn signs_id(auth: &Auth) -> bool {
+    match auth {
+        Auth::StandardWebhooks { .. } | Auth::Svix { .. } | Auth::MercadoPago { .. } => true,
+        Auth::Hmac(hmac) => hmac.id_header.is_some(),
+        _ => false,
     }
 }
 
@@ -124,7 +140,7 @@ pub(crate) struct Accepted {
 pub(crate) struct Target {
     /// May end in `/{token}`.
     path: String,
-    scheme: Scheme,
+    auth: Auth,
     secret: Vec<u8>,
     idempotency: Idempotency,
     json: bool,
@@ -140,18 +156,23 @@ impl Target {
     pub(crate) fn find(config: &Config, name: &str) -> Result<Target> {
         let mut known = Vec::new();
         for source in config.sources.values() {
-            let Some(scheme) = Scheme::of(&source.auth) else { continue };
+            // People follow links, and nothing is sent.
+            if matches!(source.auth, Auth::SignedLink { .. }) {
+                continue;
+            }
             for webhook in &source.webhooks {
                 if short(&webhook.path) != short(name) {
                     known.push(short(&webhook.path));
                     continue;
                 }
+                let now_ms = unix_seconds() * 1000;
+                let mut live = source.auth.secrets().iter().filter(|secret| secret.is_live(now_ms));
                 let secret =
-                    source.auth.secrets().first().ok_or_else(|| anyhow!("the source of `{name}` has no secret"))?;
+                    live.next().ok_or_else(|| anyhow!("the source of `{name}` has no secret that counts now"))?;
                 return Ok(Target {
                     path: webhook.path.clone(),
-                    scheme,
-                    secret: read_secret(secret)?,
+                    auth: source.auth.clone(),
+                    secret: read_secret(&secret.reference)?,
                     idempotency: source.idempotency.clone(),
                     json: webhook.body == BodyKind::Json,
                     event_header: match &webhook.event {
@@ -172,7 +193,7 @@ impl Target {
         }
         let mut value: Value = serde_json::from_slice(&body).context("the body is not JSON")?;
         let (Some(key), Some(pointer)) = (key, &self.idempotency.pointer) else { return Ok(body) };
-        if self.scheme == Scheme::StandardWebhooks || self.idempotency.header.is_some() {
+        if signs_id(&self.auth) || self.idempotency.header.is_some() {
             return Ok(body);
         }
         set(&mut value, pointer, key)?;
@@ -202,7 +223,7 @@ impl Target {
         match (key, &self.idempotency) {
             (None, _) => {}
             // The signed id is the key.
-            (Some(_), _) if self.scheme == Scheme::StandardWebhooks => {}
+            (Some(_), _) if signs_id(&self.auth) => {}
             (Some(key), Idempotency { header: Some(name), .. }) => header(name, key)?,
             (Some(_), Idempotency { pointer: Some(_), .. }) => {}
             (Some(_), _) => {
@@ -210,15 +231,45 @@ impl Target {
             }
         }
         let id = key.map_or_else(|| digest_id(&body), str::to_owned);
-        for (name, value) in signature(self.scheme, &self.secret, &id, now_s, &body)? {
-            header(name, &value)?;
-        }
-        let path = match (self.scheme, self.path.strip_suffix("{token}")) {
-            (Scheme::PathToken, Some(start)) => {
-                format!("{start}{}", std::str::from_utf8(&self.secret).context("the path token is not text")?)
+        let mut path = self.path.clone();
+        match &self.auth {
+            Auth::PathToken { .. } => {
+                let token = std::str::from_utf8(&self.secret).context("the path token is not text")?;
+                path = path.replace("{token}", token);
             }
-            _ => self.path.clone(),
-        };
+            Auth::Twilio { public_url, .. } => {
+                if self.json {
+                    path.push_str(&format!("?bodySHA256={}", hex::encode(Sha256::digest(&body))));
+                } else {
+                    header(CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")?;
+                }
+                let signature = twilio::sign(&self.secret, public_url, &path, &body);
+                let signature = signature.map_err(|reason| anyhow!("it cannot be signed: {}", reason.as_str()))?;
+                header("x-twilio-signature", &signature)?;
+            }
+            Auth::MercadoPago { .. } => {
+                // Their query has the id of the body's `data`.
+                let body: Option<Value> = serde_json::from_slice(&body).ok();
+                let data_id = body.as_ref().and_then(|body| match body.pointer("/data/id")? {
+                    Value::String(id) => Some(id.clone()),
+                    other => Some(other.to_string()),
+                });
+                if let Some(data_id) = &data_id {
+                    let query =
+                        url::form_urlencoded::Serializer::new(String::new()).append_pair("data.id", data_id).finish();
+                    path.push_str(&format!("?{query}"));
+                }
+                let signature = mercado_pago::sign(&self.secret, data_id.as_deref(), Some(&id), now_s);
+                let signature = signature.map_err(|reason| anyhow!("it cannot be signed: {}", reason.as_str()))?;
+                header("x-signature", &signature)?;
+                header("x-request-id", &id)?;
+            }
+            auth => {
+                for (name, value) in verify::sign(auth, &self.secret, &id, now_s, &body).map_err(|e| anyhow!(e))? {
+                    header(&name, &value)?;
+                }
+            }
+        }
         Ok(Signed { path, headers, body })
     }
 }
@@ -248,43 +299,13 @@ pub(crate) fn signature(
     id: &str,
     timestamp: u64,
     body: &[u8],
-) -> Result<Vec<(&'static str, String)>> {
-    Ok(match scheme {
-        Scheme::StandardWebhooks => {
-            let signed = [format!("{id}.{timestamp}.").as_bytes(), body].concat();
-            let signature = BASE64.encode(hmac(&standard_webhooks_key(secret)?, &signed));
-            vec![
-                ("webhook-id", id.to_owned()),
-                ("webhook-timestamp", timestamp.to_string()),
-                ("webhook-signature", format!("v1,{signature}")),
-            ]
-        }
-        Scheme::Github => vec![("x-hub-signature-256", format!("sha256={}", hex::encode(hmac(secret, body))))],
-        Scheme::HmacHex => vec![("x-webhook-signature", hex::encode(hmac(secret, body)))],
-        Scheme::PathToken => Vec::new(),
-    })
-}
-
-/// The key of a Standard Webhooks secret: what follows `whsec_` is base64, anything else is taken as it is.
-///
-/// # Errors
-/// What follows `whsec_` is not base64.
-pub(crate) fn standard_webhooks_key(secret: &[u8]) -> Result<Vec<u8>> {
-    match secret.strip_prefix(b"whsec_") {
-        Some(encoded) => BASE64.decode(encoded).context("what follows whsec_ in the secret is not base64"),
-        None => Ok(secret.to_vec()),
-    }
+) -> Result<Vec<(String, String)>> {
+    verify::sign(&scheme.auth(), secret, id, timestamp, body).map_err(|problem| anyhow!(problem))
 }
 
 #[allow(clippy::disallowed_methods, reason = "a webhook is signed now, wherever the hub's clock stands")]
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-fn hmac(key: &[u8], body: &[u8]) -> [u8; 32] {
-    let mut mac = keyed(key);
-    mac.update(body);
-    mac.finalize().into_bytes().into()
 }
 
 pub(crate) fn keyed(key: &[u8]) -> Hmac<Sha256> {
@@ -324,7 +345,7 @@ fn webhook(options: &SendOptions) -> Result<Target> {
         }
         let idempotency = Idempotency { pointer: Some("/idempotency_key".into()), ..Idempotency::default() };
         let event_header = options.event.as_ref().map(|_| "x-event-type".to_owned());
-        return Ok(Target { path, scheme, secret: secret.clone(), idempotency, json: true, event_header });
+        return Ok(Target { path, auth: scheme.auth(), secret: secret.clone(), idempotency, json: true, event_header });
     }
     let mut target = Target::find(&configuration(&options.data)?, &options.webhook)?;
     if let Some(secret) = secret {
@@ -372,10 +393,12 @@ fn read_secret(reference: &SecretRef) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
     fn target(scheme: Scheme, secret: &str) -> Target {
         Target {
             path: "/webhooks/site/lead".into(),
-            scheme,
+            auth: scheme.auth(),
             secret: secret.into(),
             idempotency: Idempotency::default(),
             json: true,
@@ -391,7 +414,7 @@ mod tests {
     fn signatures_are_those_that_others_published() {
         // standard-webhooks/standard-webhooks, libraries/go/webhook_test.go
         let body = Bytes::from_static(br#"{"test": 2432232314}"#);
-        let signed = target(Scheme::StandardWebhooks, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+        let signed = target(Scheme::StandardWebhooks, WHSEC)
             .sign(body, Some("msg_p5jXN8AQM9LWM0D4loKWxJek"), None, 1_614_265_330)
             .unwrap();
         assert_eq!(header(&signed, "webhook-id"), "msg_p5jXN8AQM9LWM0D4loKWxJek");
@@ -410,7 +433,8 @@ mod tests {
     #[test]
     fn the_same_body_has_the_same_id_and_another_body_another() {
         let id = |body: &'static str| {
-            let signed = target(Scheme::StandardWebhooks, "s").sign(Bytes::from_static(body.as_bytes()), None, None, 7);
+            let signed =
+                target(Scheme::StandardWebhooks, WHSEC).sign(Bytes::from_static(body.as_bytes()), None, None, 7);
             header(&signed.unwrap(), "webhook-id").to_owned()
         };
         assert_eq!(id("{}"), id("{}"));

@@ -73,9 +73,24 @@ impl<S> Context<S> {
     ///
     /// # Errors
     ///
-    /// Misconfigured, when the endpoint has no secret of this name.
+    /// Misconfigured, when the endpoint has no secret of this name, or what follows `whsec_` in it is not base64.
     pub fn hmac_sha256(&self, secret: &str, data: impl AsRef<[u8]>) -> Result<Signature, Failure> {
         host::hmac_sha256(secret, data.as_ref()).map(Signature).map_err(missing)
+    }
+
+    /// Ed25519 signature of `data`, 64 bytes, with a `whsk_…` secret (base64 of the seed, or of the seed and the public
+    /// key). The hub computes it.
+    ///
+    /// # Errors
+    ///
+    /// Misconfigured, when the endpoint has no secret of this name, or it is no such key.
+    pub fn sign_ed25519(&self, secret: &str, data: impl AsRef<[u8]>) -> Result<Signature, Failure> {
+        host::sign_ed25519(secret, data.as_ref()).map(Signature).map_err(missing)
+    }
+
+    /// Whether the endpoint has a secret of this name. That it can be used is another question, which using it answers.
+    pub fn has_secret(&self, name: &str) -> bool {
+        self.secret(name).is_ok()
     }
 
     /// Milliseconds since 1970-01-01 UTC.
@@ -144,12 +159,12 @@ impl Secrets {
     }
 }
 
-/// An HMAC-SHA256, 32 bytes.
+/// An HMAC-SHA256, 32 bytes, or an Ed25519 signature, 64 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature(Vec<u8>);
 
 impl Signature {
-    /// In lower-case hexadecimal, 64 characters.
+    /// In lower-case hexadecimal, two characters for each byte.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         self.0
@@ -159,7 +174,7 @@ impl Signature {
             .collect()
     }
 
-    /// In standard base64 with padding (RFC 4648 § 4), 44 characters.
+    /// In standard base64 with padding (RFC 4648 § 4).
     pub fn base64(&self) -> String {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = String::with_capacity(self.0.len().div_ceil(3) * 4);

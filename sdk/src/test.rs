@@ -79,12 +79,14 @@ impl Host {
         self.secret_key(name, name)
     }
 
-    /// A secret with a value, for the sake of [`hmac_sha256`](Context::hmac_sha256). Of `whsec_…` the decoded bytes.
+    /// A secret with a value, for the sake of [`hmac_sha256`](Context::hmac_sha256) and
+    /// [`sign_ed25519`](Context::sign_ed25519). Of `whsec_…` and `whsk_…` the decoded bytes.
     pub fn secret_key(mut self, name: &str, value: &str) -> Host {
-        let key = match value.strip_prefix("whsec_") {
+        let encoded = value.strip_prefix("whsec_").or_else(|| value.strip_prefix("whsk_"));
+        let key = match encoded {
             Some(encoded) => base64::engine::general_purpose::STANDARD
                 .decode(encoded)
-                .unwrap_or_else(|error| panic!("the secret {name} has whsec_ before what is no base64: {error}")),
+                .unwrap_or_else(|error| panic!("the secret {name} has a prefix before what is no base64: {error}")),
             None => value.as_bytes().to_vec(),
         };
         self.secrets.push((name.to_owned(), key));
@@ -322,6 +324,16 @@ pub(crate) fn hmac_sha256(name: &str, data: &[u8]) -> Result<Vec<u8>, secrets::E
         let mut mac = Hmac::<Sha256>::new_from_slice(host.key(name)?).expect("HMAC takes a key of any length");
         mac.update(data);
         Ok(mac.finalize().into_bytes().to_vec())
+    })
+}
+
+pub(crate) fn sign_ed25519(name: &str, data: &[u8]) -> Result<Vec<u8>, secrets::Error> {
+    on_duty(|host| {
+        // The seed; the public key may follow.
+        let seed = host.key(name)?.get(..32).unwrap_or_default();
+        let pair = ring::signature::Ed25519KeyPair::from_seed_unchecked(seed)
+            .map_err(|_| secrets::Error::Missing(format!("the secret `{name}` is no signing key: whsk_ and base64")))?;
+        Ok(pair.sign(data).as_ref().to_vec())
     })
 }
 

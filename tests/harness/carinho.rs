@@ -73,7 +73,7 @@ impl Carinho {
                 Some((source, webhook?))
             })
             .unwrap_or_else(|| panic!("no source has the webhook {path}"));
-        let secret = secret(&source.auth.secrets()[0]);
+        let secret = secret(&source.auth.secrets()[0].reference);
         let mut partner = Partner::of(&self.hub.url, path).await;
         let answer = match source.auth {
             Auth::HmacHex { .. } => {

@@ -1,8 +1,9 @@
 //! Delivers an event to any HTTPS URL: the payload as it is, signed by Standard Webhooks and, for targets that already
 //! know the hub, by the legacy header.
 //!
-//! Signatures are sent when their secret is bound: `signing` for `webhook-signature`, `legacy_signing` for
-//! `X-Webhook-Signature`.
+//! Signatures are sent when their secret is bound: `signing` (`whsec_…`, v1) and `signing_ed25519` (`whsk_…`, v1a) for
+//! `webhook-signature`, `legacy_signing` for `X-Webhook-Signature`. While `signing` is changed, `signing_previous` signs
+//! beside it, so that the receiver may change over when it likes.
 //!
 //! When something has to follow on a plain delivery, `announce` names the event's type: once the target has taken the
 //! event, `event.delivered` says so.
@@ -60,7 +61,7 @@ fn integracoes() -> String {
 #[connector(
     name = "webhook",
     hosts = ["settings.url"],
-    secrets = ["auth", "signing", "legacy_signing"],
+    secrets = ["auth", "signing", "signing_previous", "signing_ed25519", "legacy_signing"],
     emits = ["event.delivered"],
     description = "Delivers events to any HTTPS URL, signed."
 )]
@@ -98,11 +99,12 @@ fn handle(cx: &Context<Settings>, event: Event<Raw>) -> Result<Receipt, Failure>
 
     let body = meta.unwrap_or_else(|| event.payload.0.clone());
     let signed = [event.delivery_id.as_bytes(), b".", timestamp.as_bytes(), b".", &body].concat();
-    if let Ok(signature) = cx.hmac_sha256("signing", &signed) {
-        request = request.header("webhook-signature", format!("v1,{}", signature.base64()));
+    let signatures = signatures(cx, &signed)?;
+    if !signatures.is_empty() {
+        request = request.header("webhook-signature", signatures.join(" "));
     }
-    if let Ok(signature) = cx.hmac_sha256("legacy_signing", &body) {
-        request = request.header("X-Webhook-Signature", signature.hex());
+    if cx.has_secret("legacy_signing") {
+        request = request.header("X-Webhook-Signature", cx.hmac_sha256("legacy_signing", &body)?.hex());
     }
     let receipt = Receipt::from(request.body(body).send()?.ok()?);
     match announced {
@@ -112,6 +114,20 @@ fn handle(cx: &Context<Settings>, event: Event<Raw>) -> Result<Receipt, Failure>
         }
         None => Ok(receipt),
     }
+}
+
+/// One for each secret that is bound. One that is bound and cannot sign fails the delivery: it is not sent unsigned.
+fn signatures(cx: &Context<Settings>, signed: &[u8]) -> Result<Vec<String>, Failure> {
+    let mut signatures = Vec::new();
+    for secret in ["signing", "signing_previous"] {
+        if cx.has_secret(secret) {
+            signatures.push(format!("v1,{}", cx.hmac_sha256(secret, signed)?.base64()));
+        }
+    }
+    if cx.has_secret("signing_ed25519") {
+        signatures.push(format!("v1a,{}", cx.sign_ed25519("signing_ed25519", signed)?.base64()));
+    }
+    Ok(signatures)
 }
 
 /// The payload as part of an event, which is JSON.
@@ -178,20 +194,45 @@ mod tests {
         }
     }
 
-    /// The vector that the Standard Webhooks libraries publish.
+    /// The vectors that the Standard Webhooks libraries and Svix publish, and one of another secret.
     #[test]
-    fn the_signature_is_that_of_standard_webhooks() {
-        let mut event = event("test", json!(null));
-        event.delivery_id = "msg_p5jXN8AQM9LWM0D4loKWxJek".to_owned();
-        event.payload = Raw(br#"{"test": 2432232314}"#.to_vec());
+    fn the_signatures_are_those_of_standard_webhooks() {
+        let v1 = ("signing", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let previous = ("signing_previous", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX");
+        let v1a = (
+            "signing_ed25519",
+            "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==",
+        );
+        let by_v1 = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        let by_previous = "v1,/485aUtxlie+TIScVpHggMfqOB4so2KWb7+Gf727B44=";
+        let by_v1a = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
+        for (secrets, expected) in [
+            (vec![v1], by_v1.to_owned()),
+            (vec![v1a], by_v1a.to_owned()),
+            (vec![v1, previous], format!("{by_v1} {by_previous}")),
+            (vec![v1a, previous, v1], format!("{by_v1} {by_previous} {by_v1a}")),
+        ] {
+            let mut event = event("test", json!(null));
+            event.delivery_id = "msg_p5jXN8AQM9LWM0D4loKWxJek".to_owned();
+            event.payload = Raw(br#"{"test": 2432232314}"#.to_vec());
+            let host = secrets.iter().fold(Host::new(), |host, (name, value)| host.secret_key(name, value));
+            let run = host
+                .settings(json!({"url": URL}))
+                .now_ms(1_614_265_330_000)
+                .answer(Method::Post, URL, 200, json!(null))
+                .run(handle, event);
+            assert_eq!(run.requests[0].header("webhook-signature"), Some(&*expected));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_signed_is_not_sent_unsigned() {
         let run = Host::new()
             .settings(json!({"url": URL}))
-            .secret_key("signing", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-            .now_ms(1_614_265_330_000)
-            .answer(Method::Post, URL, 200, json!(null))
-            .run(handle, event);
-        let signature = run.requests[0].header("webhook-signature");
-        assert_eq!(signature, Some("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="));
+            .secret_key("signing_ed25519", "too short")
+            .run(handle, event("lead.created", json!({})));
+        assert!(matches!(run.failure(), Failure::Misconfigured(_)), "{run:?}");
+        assert!(run.requests.is_empty());
     }
 
     /// GitHub's published vector is the same construction under another header.

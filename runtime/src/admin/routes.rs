@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{Office, apply, connectors, deliveries, endpoints, events, keys, mappings, schedules};
+use super::{Office, apply, connectors, deliveries, endpoints, events, keys, mappings, schedules, sources};
 use crate::keys::Caller;
 use crate::keys::grant::Scope::{self, *};
 use crate::problem::Problem;
@@ -42,6 +42,7 @@ fn table() -> Vec<Route> {
         post("/endpoints/{name}/pause", EndpointsWrite, endpoints::pause),
         post("/endpoints/{name}/resume", EndpointsWrite, endpoints::resume),
         get("/queues", EndpointsRead, endpoints::queues),
+        get("/sources", SourcesRead, sources::list),
         get("/schedules", SyncRead, schedules::list),
         get("/sync-jobs", SyncRead, schedules::jobs),
         get("/sync-jobs/{name}/runs", SyncRead, schedules::runs),

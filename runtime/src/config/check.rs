@@ -7,7 +7,8 @@ use std::ops::RangeInclusive;
 use super::near::hint;
 use super::times::Times;
 use super::{
-    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, Rate, Retry, SecretRef, Smtp, SmtpTls, Source, SyncJob, Webhook,
+    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, HmacAuth, Rate, Retry, SecretRef, Smtp, SmtpTls, Source,
+    SyncJob, Webhook,
 };
 use super::{is_event_type, is_name_byte, mailbox};
 
@@ -179,18 +180,19 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
     if source.auth.secrets().is_empty() {
         found.at(&["sources", name, "auth", "secrets"], "is empty: without a secret nobody could be let in");
     }
+    for (key, reference) in source.auth.references() {
+        let key = key.iter().map(String::as_str);
+        found.secret(&["sources", name, "auth"].into_iter().chain(key).collect::<Vec<_>>(), reference);
+    }
     for (at, secret) in source.auth.secrets().iter().enumerate() {
-        found.secret(&["sources", name, "auth", "secrets", &at.to_string()], secret);
-    }
-    match &source.auth {
-        Auth::StandardWebhooks { tolerance_s, .. } => {
-            found.number(&["sources", name, "auth", "tolerance_s"], *tolerance_s, 1..=86_400);
+        if let (Some(from), Some(until)) = (secret.not_before, secret.not_after)
+            && from > until
+        {
+            let path = ["sources", name, "auth", "secrets", &at.to_string(), "not_after"];
+            found.at(&path, "is before its not_before: this secret would never count");
         }
-        Auth::PathToken { reason, .. } if reason.trim().is_empty() => {
-            found.at(&["sources", name, "auth", "reason"], "is empty: say why this source cannot sign its requests");
-        }
-        _ => {}
     }
+    check_auth(name, &source.auth, found);
 
     let rule = &source.idempotency;
     let rules = [rule.header.is_some(), rule.pointer.is_some(), !rule.pointers.is_empty()];
@@ -205,8 +207,26 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
             Auth::StandardWebhooks { .. } => {
                 found.at(&path, "is not signed, and the signed webhook-id is used by itself: leave it out");
             }
+            Auth::Svix { .. } => {
+                found.at(&path, "is not signed, and the signed svix-id is used by itself: leave it out");
+            }
+            Auth::MercadoPago { .. } => {
+                found.at(&path, "is not needed: the signed x-request-id is used by itself, leave it out");
+            }
+            Auth::Twilio { .. } => {
+                found.at(&path, "is not signed, and what is signed is the key by itself: leave it out");
+            }
+            Auth::Hmac(HmacAuth { id_header: Some(id), .. }) => {
+                found.at(&path, format!("is not needed: the signed {id} is used by itself, leave it out"));
+            }
             Auth::SignedLink { .. } => found.at(&path, "is not signed: the link itself is the key, leave it out"),
-            Auth::Github { .. } | Auth::HmacHex { .. } => found.at(
+            Auth::Github { .. }
+            | Auth::Stripe { .. }
+            | Auth::Slack { .. }
+            | Auth::Shopify { .. }
+            | Auth::Meta { .. }
+            | Auth::Hmac(_)
+            | Auth::HmacHex { .. } => found.at(
                 &path,
                 "is not signed, so a signed request could be sent again under another key: \
                  use a pointer into the body, or leave it out and the digest of the body is the key",
@@ -218,6 +238,13 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
     }
     for (at, pointer) in rule.pointers.iter().enumerate() {
         found.pointer(&["sources", name, "idempotency", "pointers", &at.to_string()], pointer);
+    }
+
+    if matches!(source.auth, Auth::MercadoPago { .. }) && (rule.pointer.is_some() || !rule.pointers.is_empty()) {
+        found.at(
+            &["sources", name, "idempotency"],
+            "points into the body, which Mercado Pago does not sign: leave it out, the signed x-request-id is the key",
+        );
     }
 
     for (at, header) in source.keep_headers.iter().enumerate() {
@@ -241,6 +268,104 @@ fn check_rate(path: &[&str], rate: &Option<Rate>, found: &mut Found) {
         found.number(&[path, &["per_minute"]].concat(), rate.per_minute, 0..=60_000_000);
         found.number(&[path, &["burst"]].concat(), rate.burst, 1..=1_000_000);
     }
+}
+
+fn check_auth(source: &str, auth: &Auth, found: &mut Found) {
+    let field = |name| ["sources", source, "auth", name];
+    match auth {
+        Auth::StandardWebhooks { tolerance_s, .. }
+        | Auth::Svix { tolerance_s, .. }
+        | Auth::Stripe { tolerance_s, .. }
+        | Auth::Slack { tolerance_s, .. }
+        | Auth::MercadoPago { tolerance_s, .. } => {
+            found.number(&field("tolerance_s"), *tolerance_s, 1..=86_400);
+        }
+        Auth::Twilio { public_url, .. } if !is_base_url(public_url) => found.at(
+            &field("public_url"),
+            "must be what Twilio's URL of this hub has before the path, for instance \"https://hub.example.com\"",
+        ),
+        Auth::PathToken { reason, .. } if reason.trim().is_empty() => {
+            found.at(&field("reason"), "is empty: say why this source cannot sign its requests");
+        }
+        Auth::Hmac(hmac) => check_hmac(source, hmac, found),
+        _ => {}
+    }
+}
+
+/// The signed bytes have to be readable in one way only: else somebody who holds one signed request could send another.
+fn check_hmac(source: &str, hmac: &HmacAuth, found: &mut Found) {
+    let field = |name| ["sources", source, "auth", name];
+    found.number(&field("tolerance_s"), hmac.tolerance_s, 1..=86_400);
+    found.header(&field("header"), &hmac.header);
+    let others = [("timestamp_header", &hmac.timestamp_header), ("id_header", &hmac.id_header)];
+    for (name, header) in others.iter().filter_map(|(name, header)| Some((*name, header.as_ref()?))) {
+        found.header(&field(name), header);
+        if header.eq_ignore_ascii_case(&hmac.header) {
+            found.at(&field(name), format!("is \"{header}\", which has the signature: it must be another header"));
+        }
+    }
+    if let (Some(timestamp), Some(id)) = (&hmac.timestamp_header, &hmac.id_header)
+        && timestamp.eq_ignore_ascii_case(id)
+    {
+        found.at(&field("id_header"), format!("is \"{id}\", which has the time: it must be another header"));
+    }
+    if hmac.field.is_some() && !hmac.prefix.is_empty() {
+        found.at(&field("prefix"), "and field are two ways to write the header: keep one");
+    }
+    for (name, value) in [("field", &hmac.field), ("timestamp_field", &hmac.timestamp_field)] {
+        if let Some(value) = value
+            && (value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)))
+        {
+            found.at(&field(name), format!("is \"{value}\": a field's name takes a-z A-Z 0-9 _ -"));
+        }
+    }
+    if hmac.timestamp_field.is_some() && (hmac.field.is_none() || hmac.field == hmac.timestamp_field) {
+        found.at(&field("timestamp_field"), "needs a field of another name with the signature beside it: add field");
+    }
+    if hmac.timestamp_field.is_some() && hmac.timestamp_header.is_some() {
+        found.at(&field("timestamp_field"), "and timestamp_header are two places for the time: keep one");
+    }
+    let has_time = hmac.timestamp_field.is_some() || hmac.timestamp_header.is_some();
+    for (name, wanted) in [("{body}", true), ("{timestamp}", has_time), ("{id}", hmac.id_header.is_some())] {
+        match (hmac.signed.matches(name).count(), wanted) {
+            (1, true) | (0, false) => {}
+            (0, true) => found.at(&field("signed"), format!("has no {name}: what is not signed proves nothing")),
+            (_, true) => found.at(&field("signed"), format!("has {name} more than once")),
+            (_, false) => {
+                let key = if name == "{id}" { "id_header" } else { "timestamp_header or timestamp_field" };
+                found.at(&field("signed"), format!("has {name}: say where it is, with {key}"));
+            }
+        }
+    }
+    let mut text = hmac.signed.clone();
+    for name in ["{body}", "{timestamp}", "{id}"] {
+        text = text.replace(name, "\0");
+    }
+    if text.contains(['{', '}']) {
+        found.at(&field("signed"), "takes {body}, {timestamp} and {id} in braces, and nothing else");
+    }
+    let between: Vec<&str> = text.split('\0').collect();
+    let tells_apart = |text: &&&str| {
+        let told = |byte: Option<u8>| byte.is_some_and(|byte| !byte.is_ascii_alphanumeric() && !b"_-".contains(&byte));
+        told(text.bytes().next()) && told(text.bytes().last())
+    };
+    let inner = between.get(1..between.len().saturating_sub(1)).unwrap_or_default();
+    if inner.iter().any(|text| !tells_apart(&text)) {
+        found.at(
+            &field("signed"),
+            "must have a character between two parts that is neither a letter, a digit, _ nor -, for instance \"{timestamp}.{body}\"",
+        );
+    }
+}
+
+/// `https://host[:port][/path]`, without a slash at its end. HTTP as well, for what stands behind somebody's own TLS.
+fn is_base_url(text: &str) -> bool {
+    let Ok(url) = url::Url::parse(text) else { return false };
+    matches!(url.scheme(), "https" | "http")
+        && url.host_str().is_some()
+        && !text.ends_with('/')
+        && !text.contains(['?', '#', '@'])
+        && !text.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
 fn check_webhook(config: &Config, source: &str, at: usize, webhook: &Webhook, auth: &Auth, found: &mut Found) {

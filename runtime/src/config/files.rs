@@ -41,10 +41,8 @@ fn load_and(files: &[PathBuf], more: impl Fn(&Config) -> Vec<Finding>) -> Result
 
 fn missing_secrets(config: &Config) -> Vec<Finding> {
     let of_sources = config.sources.iter().flat_map(|(name, source)| {
-        let secrets = source.auth.secrets().iter().enumerate();
-        secrets.map(move |(at, secret)| {
-            (["sources", name, "auth", "secrets", &at.to_string()].map(String::from).to_vec(), secret)
-        })
+        let path = ["sources", name, "auth"].map(String::from);
+        source.auth.references().map(move |(key, secret)| ([&path[..], &key].concat(), secret))
     });
     let of_endpoints = config.endpoints.iter().flat_map(|(name, endpoint)| {
         let secrets = endpoint.secrets.iter().map(|(key, secret)| ("secrets", key.as_str(), secret));
@@ -101,7 +99,7 @@ impl Config {
         for connector in self.connectors.values_mut() {
             connector.file = joined(base, &connector.file);
         }
-        let of_sources = self.sources.values_mut().flat_map(|source| source.auth.secrets_mut());
+        let of_sources = self.sources.values_mut().flat_map(|source| source.auth.references_mut());
         let of_endpoints = self.endpoints.values_mut().flat_map(|endpoint| {
             let of_smtp = endpoint.smtp.iter_mut().flat_map(|smtp| [&mut smtp.username, &mut smtp.password]);
             endpoint.secrets.values_mut().chain(of_smtp.flatten())

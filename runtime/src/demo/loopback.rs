@@ -42,10 +42,10 @@ pub async fn turn(config: &mut Config, stand_ins: &mut StandIns, data: &Path, co
         }
     }
     for (name, source) in &mut config.sources {
-        let standard = matches!(source.auth, Auth::StandardWebhooks { .. });
+        let standard = matches!(source.auth, Auth::StandardWebhooks { .. } | Auth::Svix { .. });
         // 32 hexadecimal digits are base64 as well, of 24 bytes.
         let invent = || Ok(if standard { format!("whsec_{}", random()?) } else { random()? });
-        for (n, reference) in source.auth.secrets_mut().iter_mut().enumerate() {
+        for (n, reference) in source.auth.references_mut().into_iter().enumerate() {
             let value = secrets.value(&reference.0, None, invent)?;
             *reference = secrets.keep(&format!("source-{name}-{n}"), &value)?;
         }
@@ -295,8 +295,8 @@ mod tests {
         assert_eq!(resolve(&events.secrets["auth"]), resolve(&crm.secrets["api_key"]));
         assert_eq!(resolve(&events.secrets["legacy_signing"]), stand_ins.secrets("crm")["legacy_signing"]);
         let shared = config.sources["shared"].auth.secrets();
-        assert_eq!(resolve(&shared[0]), resolve(&crm.secrets["other"]));
-        assert_eq!(resolve(&shared[1]), stand_ins.secrets("crm")["legacy_signing"]);
+        assert_eq!(resolve(&shared[0].reference), resolve(&crm.secrets["other"]));
+        assert_eq!(resolve(&shared[1].reference), stand_ins.secrets("crm")["legacy_signing"]);
         assert_eq!(config.endpoints["whatsapp"].settings["url"], stand_ins.url("zapi"));
         assert_eq!((stand_ins.system_of("crm-events"), stand_ins.system_of("plain")), ("crm", "plain"));
         assert_eq!(crm.settings["hub_url"], "https://integracoes.test");
@@ -308,7 +308,7 @@ mod tests {
         assert!(smtp.username.is_none() && smtp.password.is_none());
 
         let Auth::StandardWebhooks { secrets, .. } = &config.sources["svix"].auth else { panic!("another scheme") };
-        assert!(crate::send::standard_webhooks_key(resolve(&secrets[1]).as_bytes()).is_ok());
+        assert!(crate::signature::standard_webhooks_key(resolve(&secrets[1].reference).as_bytes()).is_ok());
         std::fs::remove_dir_all(&data).unwrap();
     }
 

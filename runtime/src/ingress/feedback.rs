@@ -69,8 +69,8 @@ async fn answer(door: &Door, request: Request<Body>, proven: &mut bool) -> Resul
     let (webhook, token) = find(&catalog, parts.uri.path()).ok_or_else(unknown)?;
     let token = token.ok_or_else(unknown)?;
     let now_ms = door.clock.now_ms();
-    let signed = Signed { headers: &parts.headers, body: &[], token: Some(token) };
-    verify::verify(&webhook.scheme, &signed, now_ms).map_err(|reason| {
+    let signed = Signed { headers: &parts.headers, target: "", body: &[], token: Some(token) };
+    let verified = verify::verify(&webhook.proof.scheme, &signed, now_ms).map_err(|reason| {
         tracing::info!(source = &*webhook.source, reason = reason.as_str(), "link refused");
         match reason {
             Reason::Stale => told(
@@ -82,6 +82,7 @@ async fn answer(door: &Door, request: Request<Body>, proven: &mut bool) -> Resul
         }
     })?;
     *proven = true;
+    webhook.proof.matched(verified.secret, now_ms);
     match parts.method {
         Method::GET | Method::HEAD => {
             let chosen = field(parts.uri.query().unwrap_or_default().as_bytes(), "rating");

@@ -2,45 +2,60 @@
 //!
 //! Pure: no clock, no I/O. The scheme, the keys and the algorithm are never chosen by the request. Whatever is wrong
 //! has one [`Reason`], which is for logs and metrics; the sender is told 401 and nothing else.
+//!
+//! A family of schemes is a file: `standard_webhooks` (and Svix), `hmac` (GitHub, Meta, Stripe, Slack, Shopify and what
+//! a source describes itself), `legacy` (Carinho's), `twilio`, `mercado_pago`, `token` (paths and links).
+
+pub(crate) mod hmac;
+mod legacy;
+pub(crate) mod mercado_pago;
+mod standard_webhooks;
+mod token;
+pub(crate) mod twilio;
+
+use std::borrow::Cow;
 
 use axum::http::HeaderMap;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::config::Auth;
+use crate::config::{Auth, Secret};
+use crate::signature::{MacKey, standard_webhooks_key};
+
+pub(crate) use token::link_claims;
 
 /// A list of signatures longer than this is an attack on our CPU, not a rotation.
 const MAX_SIGNATURES: usize = 16;
 /// Bytes of one header that takes part in the verification.
 const MAX_HEADER: usize = 8 * 1024;
-/// Bytes of a `webhook-id`; longer ones would not fit the idempotency key.
+/// Bytes of a message's id; longer ones would not fit the idempotency key.
 const MAX_ID: usize = 255;
-/// Bytes of a signed link's token.
-const MAX_LINK: usize = 2048;
-/// Characters of a path token: 22 of base64url are 128 bits.
-const MIN_TOKEN: usize = 22;
+/// Bytes of the challenge that a GET may ask to have back.
+const MAX_CHALLENGE: usize = 512;
 
-/// How one source proves who it is, with its live secrets: prepared once, used for each request.
+/// How one source proves who it is, with its secrets: prepared once, used for each request.
 pub(crate) struct Scheme(Kind);
 
 enum Kind {
-    StandardWebhooks { keys: Vec<Key>, tolerance_s: u64 },
-    Github { keys: Vec<Key> },
-    HmacHex { keys: Vec<Key> },
-    PathToken { digests: Vec<[u8; 32]> },
-    SignedLink { keys: Vec<Key> },
+    StandardWebhooks(standard_webhooks::Scheme),
+    Hmac { rule: hmac::Rule, keys: Secrets<MacKey> },
+    Meta { rule: hmac::Rule, keys: Secrets<MacKey>, verify_token: Digest },
+    HmacHex { keys: Secrets<MacKey> },
+    Twilio { keys: Secrets<MacKey>, public_url: String },
+    MercadoPago { keys: Secrets<MacKey>, tolerance_s: u64 },
+    PathToken { digests: Secrets<Digest> },
+    SignedLink { keys: Secrets<MacKey> },
 }
 
-/// HMAC state after the key was taken in; cloning it saves two of the four compressions of a short message.
-type Key = Hmac<Sha256>;
 type Digest = [u8; 32];
 
 /// What of a request takes part in the verification.
 pub(crate) struct Signed<'a> {
     pub(crate) headers: &'a HeaderMap,
+    /// Path and query as they were received.
+    pub(crate) target: &'a str,
     /// As received: before any decompression, charset or JSON.
     pub(crate) body: &'a [u8],
     /// The last segment of the path, where the webhook's path says `{token}`.
@@ -48,10 +63,11 @@ pub(crate) struct Signed<'a> {
 }
 
 /// A request whose origin is proved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verified<'a> {
-    /// The sender's id of the message, where the signature covers one.
-    pub(crate) id: Option<&'a str>,
+    /// What tells the message from others, where the signature covers something else than the body alone: the sender's
+    /// id of it, or what stands for all the signed bytes.
+    pub(crate) id: Option<Cow<'a, str>>,
     /// Which of the secrets it was, in the order of the configuration: an old one that is never seen can be retired.
     pub(crate) secret: usize,
 }
@@ -62,13 +78,13 @@ pub(crate) enum Reason {
     MissingHeader,
     DuplicateHeader,
     HeaderTooLarge,
-    /// More than one of the legacy signature headers.
+    /// Two kinds of headers that could each have the signature.
     AmbiguousSignature,
     MalformedId,
     MalformedTimestamp,
     MalformedSignature,
     TooManySignatures,
-    /// The list holds no signature of a version that we know.
+    /// The list holds no signature of a version that we have a key for.
     UnknownVersion,
     WrongSignature,
     /// Signed correctly, but too long ago: a late retry of the sender, a replay, or our clock.
@@ -77,6 +93,8 @@ pub(crate) enum Reason {
     Future,
     MissingToken,
     WrongToken,
+    /// Not one of the source's secrets counts now.
+    NoLiveSecret,
 }
 
 impl Reason {
@@ -97,157 +115,141 @@ impl Reason {
             Reason::Future => "future",
             Reason::MissingToken => "missing-token",
             Reason::WrongToken => "wrong-token",
+            Reason::NoLiveSecret => "no-live-secret",
         }
     }
 }
 
 impl Scheme {
-    /// `secrets` are the values of the references in `auth`, in the same order. An absent, empty or unusable secret is
-    /// an error, so that a source without one is closed and not open.
-    pub(crate) fn prepare(auth: &Auth, secrets: Vec<Vec<u8>>) -> Result<Scheme, String> {
-        if secrets.is_empty() {
+    /// `values` are those of the references in `auth`, in the order of [`Auth::references`]. An absent, empty or unusable
+    /// secret is an error, so that a source without one is closed and not open.
+    pub(crate) fn prepare(auth: &Auth, mut values: Vec<Vec<u8>>) -> Result<Scheme, String> {
+        let dates = auth.secrets();
+        if dates.is_empty() {
             return Err("there is no secret: a source without one would let everything in".into());
         }
-        if let Some(at) = secrets.iter().position(Vec::is_empty) {
+        if let Some(at) = values.iter().position(Vec::is_empty) {
             return Err(format!("secret {} is empty: give it a value or remove the reference", at + 1));
         }
-        let keys = |secrets: &[Vec<u8>]| secrets.iter().map(|secret| key(secret)).collect();
+        let others = values.split_off(dates.len().min(values.len()));
+        let macs = |algorithm| Secrets::new(dates, &values, |value| Ok(MacKey::new(algorithm, value)));
+        let sha256 = || macs(crate::config::Algorithm::Sha256);
         Ok(Scheme(match auth {
             Auth::StandardWebhooks { tolerance_s, .. } => {
-                let decoded = secrets.iter().enumerate().map(|(at, secret)| decode_secret(at, secret));
-                Kind::StandardWebhooks {
-                    keys: keys(&decoded.collect::<Result<Vec<_>, _>>()?),
-                    tolerance_s: *tolerance_s,
-                }
+                Kind::StandardWebhooks(standard_webhooks::Scheme::prepare(dates, &values, *tolerance_s, false)?)
             }
-            Auth::Github { .. } => Kind::Github { keys: keys(&secrets) },
-            Auth::HmacHex { .. } => Kind::HmacHex { keys: keys(&secrets) },
-            Auth::PathToken { .. } => {
-                let digests = secrets.iter().enumerate().map(|(at, token)| digest_token(at, token));
-                Kind::PathToken { digests: digests.collect::<Result<_, _>>()? }
+            Auth::Svix { tolerance_s, .. } => {
+                Kind::StandardWebhooks(standard_webhooks::Scheme::prepare(dates, &values, *tolerance_s, true)?)
             }
-            Auth::SignedLink { .. } => Kind::SignedLink { keys: keys(&secrets) },
+            Auth::Meta { .. } => Kind::Meta {
+                rule: hmac::Rule::of(auth).ok_or("there is no rule for this scheme")?,
+                keys: sha256()?,
+                verify_token: Sha256::digest(others.first().ok_or("there is no verify token")?).into(),
+            },
+            Auth::Github { .. } | Auth::Stripe { .. } | Auth::Slack { .. } | Auth::Shopify { .. } | Auth::Hmac(_) => {
+                let rule = hmac::Rule::of(auth).ok_or("there is no rule for this scheme")?;
+                let keys = macs(rule.algorithm())?;
+                Kind::Hmac { rule, keys }
+            }
+            Auth::HmacHex { .. } => Kind::HmacHex { keys: sha256()? },
+            Auth::Twilio { public_url, .. } => {
+                Kind::Twilio { keys: macs(crate::config::Algorithm::Sha1)?, public_url: public_url.clone() }
+            }
+            Auth::MercadoPago { tolerance_s, .. } => Kind::MercadoPago { keys: sha256()?, tolerance_s: *tolerance_s },
+            Auth::PathToken { .. } => Kind::PathToken { digests: Secrets::new(dates, &values, token::digest)? },
+            Auth::SignedLink { .. } => Kind::SignedLink { keys: sha256()? },
         }))
     }
+
+    /// What a GET that asks whether this is the right place is answered with: the challenge in its query, when it has the
+    /// source's verify token. None where the scheme has no such question.
+    ///
+    /// <https://developers.facebook.com/docs/graph-api/webhooks/getting-started#verification-requests>
+    pub(crate) fn challenge(&self, query: &str) -> Option<Result<String, Reason>> {
+        let Kind::Meta { verify_token, .. } = &self.0 else { return None };
+        let value = |name| single_parameter(query, name);
+        let (mode, token, challenge) = (value("hub.mode"), value("hub.verify_token"), value("hub.challenge"));
+        let (Ok(Some(mode)), Ok(Some(token)), Ok(Some(challenge))) = (mode, token, challenge) else {
+            return Some(Err(Reason::MissingToken));
+        };
+        // Digests are compared, so that neither the content nor the length of the token shows in the time.
+        let right = same(&Sha256::digest(token.as_bytes()), verify_token);
+        let asked = mode == "subscribe" && challenge.len() <= MAX_CHALLENGE;
+        Some(if right && asked { Ok(challenge.into_owned()) } else { Err(Reason::WrongToken) })
+    }
 }
 
-/// Proves that a holder of one of the source's secrets sent this request. `now_ms` is since 1970-01-01 UTC.
+/// Proves that a holder of one of the source's live secrets sent this request. `now_ms` is since 1970-01-01 UTC.
 pub(crate) fn verify<'a>(scheme: &Scheme, request: &Signed<'a>, now_ms: u64) -> Result<Verified<'a>, Reason> {
     match &scheme.0 {
-        Kind::StandardWebhooks { keys, tolerance_s } => standard_webhooks(keys, *tolerance_s, request, now_ms),
-        Kind::Github { keys } => {
-            let header = required(request.headers, "x-hub-signature-256")?;
-            body_only(keys, prefixed_hex(header)?, request.body)
+        Kind::StandardWebhooks(scheme) => scheme.verify(request, now_ms),
+        Kind::Hmac { rule, keys } | Kind::Meta { rule, keys, .. } => rule.verify(keys, request, now_ms),
+        Kind::HmacHex { keys } => legacy::verify(keys, request, now_ms),
+        Kind::Twilio { keys, public_url } => twilio::verify(keys, public_url, request, now_ms),
+        Kind::MercadoPago { keys, tolerance_s } => mercado_pago::verify(keys, *tolerance_s, request, now_ms),
+        Kind::PathToken { digests } => token::path(digests, request.token, now_ms),
+        Kind::SignedLink { keys } => token::link(keys, request.token, now_ms),
+    }
+}
+
+/// The headers that a sender adds to prove a body, for the schemes that sign no more than id, time and body. `timestamp`
+/// is Unix time, seconds.
+///
+/// # Errors
+/// The secret is none of this scheme, or the scheme signs something else.
+pub(crate) fn sign(
+    auth: &Auth,
+    secret: &[u8],
+    id: &str,
+    timestamp: u64,
+    body: &[u8],
+) -> Result<Vec<(String, String)>, String> {
+    match auth {
+        Auth::StandardWebhooks { .. } => standard_webhooks::sign("webhook", secret, id, timestamp, body),
+        Auth::Svix { .. } => standard_webhooks::sign("svix", secret, id, timestamp, body),
+        Auth::HmacHex { .. } => {
+            Ok(vec![("x-webhook-signature".into(), hex::encode(MacKey::sha256(secret).sign(&[body])))])
         }
-        Kind::HmacHex { keys } => body_only(keys, legacy_signature(request.headers)?, request.body),
-        Kind::PathToken { digests } => path_token(digests, request.token),
-        Kind::SignedLink { keys } => signed_link(keys, request.token, now_ms),
+        Auth::PathToken { .. } => Ok(Vec::new()),
+        _ => match hmac::Rule::of(auth) {
+            Some(rule) => Ok(rule.sign(secret, id, timestamp, body)),
+            None => Err(format!("a body alone cannot be signed by scheme {}", auth.scheme())),
+        },
     }
 }
 
-/// Standard Webhooks v1: HMAC-SHA256 over `id.timestamp.body`, a list of signatures of which one must fit.
-/// <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
-fn standard_webhooks<'a>(
-    keys: &[Key],
-    tolerance_s: u64,
-    request: &Signed<'a>,
-    now_ms: u64,
-) -> Result<Verified<'a>, Reason> {
-    let id = required(request.headers, "webhook-id")?;
-    let timestamp = required(request.headers, "webhook-timestamp")?;
-    let signatures = required(request.headers, "webhook-signature")?;
+/// The secrets of a source, prepared, each with its dates.
+struct Secrets<K>(Vec<(Secret, K)>);
 
-    let id = std::str::from_utf8(id).map_err(|_| Reason::MalformedId)?;
-    // A full stop in the id would let the same bytes be read as another id and timestamp.
-    if id.is_empty() || id.len() > MAX_ID || id.contains('.') || id.chars().any(char::is_control) {
-        return Err(Reason::MalformedId);
+impl<K> Secrets<K> {
+    fn new(
+        dates: &[Secret],
+        values: &[Vec<u8>],
+        prepare: impl Fn(&[u8]) -> Result<K, String>,
+    ) -> Result<Secrets<K>, String> {
+        let keys = dates.iter().zip(values).enumerate().map(|(at, (dates, value))| {
+            let key = prepare(value).map_err(|problem| format!("secret {} {problem}", at + 1))?;
+            Ok((dates.clone(), key))
+        });
+        keys.collect::<Result<_, String>>().map(Secrets)
     }
-    let signed_s = seconds(timestamp).ok_or(Reason::MalformedTimestamp)?;
 
-    let mut offered = [[0; 32]; MAX_SIGNATURES];
-    let offered = decode_list(signatures, &mut offered)?;
-    let secret = keys
-        .iter()
-        .position(|key| {
-            let expected = mac(key, &[id.as_bytes(), b".", timestamp, b".", request.body]);
-            offered.iter().any(|signature| same(signature, &expected))
-        })
-        .ok_or(Reason::WrongSignature)?;
-
-    // After the signature, so that "stale" in a metric means a real sender or our clock, not noise.
-    let now_s = now_ms / 1000;
-    if signed_s < now_s.saturating_sub(tolerance_s) {
-        return Err(Reason::Stale);
-    }
-    if signed_s > now_s.saturating_add(tolerance_s) {
-        return Err(Reason::Future);
-    }
-    Ok(Verified { id: Some(id), secret })
-}
-
-fn body_only<'a>(keys: &[Key], offered: Digest, body: &[u8]) -> Result<Verified<'a>, Reason> {
-    let secret = keys.iter().position(|key| same(&offered, &mac(key, &[body])));
-    Ok(Verified { id: None, secret: secret.ok_or(Reason::WrongSignature)? })
-}
-
-/// Digests are compared, so that neither the content nor the length of a token shows in the time.
-fn path_token<'a>(digests: &[Digest], token: Option<&str>) -> Result<Verified<'a>, Reason> {
-    let token = token.filter(|token| !token.is_empty()).ok_or(Reason::MissingToken)?;
-    let offered: Digest = Sha256::digest(token).into();
-    let secret = digests.iter().position(|digest| same(&offered, digest));
-    Ok(Verified { id: None, secret: secret.ok_or(Reason::WrongToken)? })
-}
-
-/// `base64url(claims) "." base64url(HMAC-SHA256 of the first part as it stands)`, both without padding. The claims are
-/// JSON with `exp`, seconds since 1970, and are read only when the signature fits.
-fn signed_link<'a>(keys: &[Key], token: Option<&str>, now_ms: u64) -> Result<Verified<'a>, Reason> {
-    let token = token.filter(|token| !token.is_empty()).ok_or(Reason::MissingToken)?;
-    if token.len() > MAX_LINK {
-        return Err(Reason::MalformedSignature);
-    }
-    let (signed, signature) = token.split_once('.').ok_or(Reason::MalformedSignature)?;
-    let mut offered: Digest = [0; 32];
-    match URL_SAFE_NO_PAD.decode_slice(signature, &mut offered) {
-        Ok(32) => {}
-        _ => return Err(Reason::MalformedSignature),
-    }
-    let secret = keys.iter().position(|key| same(&offered, &mac(key, &[signed.as_bytes()])));
-    let secret = secret.ok_or(Reason::WrongSignature)?;
-    let claims = link_claims(token).ok_or(Reason::MalformedTimestamp)?;
-    let expires_s = claims.get("exp").and_then(serde_json::Value::as_u64).ok_or(Reason::MalformedTimestamp)?;
-    if expires_s <= now_ms / 1000 {
-        return Err(Reason::Stale);
-    }
-    Ok(Verified { id: None, secret })
-}
-
-/// What a signed link says. Proves nothing: ask [`verify`] first.
-pub(crate) fn link_claims(token: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
-    let (signed, _) = token.split_once('.')?;
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(signed).ok()?).ok()
-}
-
-/// The one header of the three that Carinho's systems send. Two of them would leave open which one counts.
-fn legacy_signature(headers: &HeaderMap) -> Result<Digest, Reason> {
-    let found = (
-        optional(headers, "x-webhook-signature")?,
-        optional(headers, "x-signature")?,
-        optional(headers, "x-hub-signature-256")?,
-    );
-    match found {
-        (None, None, None) => Err(Reason::MissingHeader),
-        (Some(bare), None, None) | (None, Some(bare), None) => bare_hex(bare),
-        (None, None, Some(prefixed)) => prefixed_hex(prefixed),
-        _ => Err(Reason::AmbiguousSignature),
+    /// The first live one that fits.
+    fn find(&self, now_ms: u64, fits: impl Fn(&K) -> bool) -> Result<usize, Reason> {
+        let mut live = self.0.iter().enumerate().filter(|(_, (dates, _))| dates.is_live(now_ms)).peekable();
+        if live.peek().is_none() {
+            return Err(Reason::NoLiveSecret);
+        }
+        live.find(|(_, (_, key))| fits(key)).map(|(at, _)| at).ok_or(Reason::WrongSignature)
     }
 }
 
-fn required<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a [u8], Reason> {
+fn required<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a [u8], Reason> {
     optional(headers, name)?.ok_or(Reason::MissingHeader)
 }
 
 /// `HeaderMap::get` returns the first of several; a proxy or the application may have read another one.
-fn optional<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a [u8]>, Reason> {
+fn optional<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Reason> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
@@ -259,47 +261,50 @@ fn optional<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a
     }
 }
 
+fn query(target: &str) -> &str {
+    target.split_once('?').map_or("", |(_, query)| query)
+}
+
+/// The one value of a parameter of a query, decoded.
+fn single_parameter<'a>(query: &'a str, name: &str) -> Result<Option<Cow<'a, str>>, Reason> {
+    let mut found = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
+    let first = found.next().map(|(_, value)| value);
+    if found.next().is_some() { Err(Reason::DuplicateHeader) } else { Ok(first) }
+}
+
 /// Digits only: no sign, no blank, no fraction. Twelve of them last for 30,000 years.
-fn seconds(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 12 || !text.iter().all(u8::is_ascii_digit) {
-        return None;
+fn seconds(text: &[u8]) -> Result<u64, Reason> {
+    if text.is_empty() || text.len() > 12 {
+        return Err(Reason::MalformedTimestamp);
     }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    number(text)
 }
 
-/// The well-formed `v1` signatures of a space-separated list. Other versions are for other receivers.
-fn decode_list<'a>(list: &[u8], into: &'a mut [Digest; MAX_SIGNATURES]) -> Result<&'a [Digest], Reason> {
-    let entries = || list.split(|&byte| byte == b' ').filter(|entry| !entry.is_empty());
-    if entries().count() > MAX_SIGNATURES {
-        return Err(Reason::TooManySignatures);
+fn number(text: &[u8]) -> Result<u64, Reason> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return Err(Reason::MalformedTimestamp);
     }
-    let mut known_version = false;
-    let mut count = 0;
-    for entry in entries() {
-        let Some(encoded) = entry.strip_prefix(b"v1,") else { continue };
-        known_version = true;
-        if let Some(signature) = base64_digest(encoded) {
-            into[count] = signature;
-            count += 1;
-        }
-    }
-    match (known_version, count) {
-        (false, _) => Err(Reason::UnknownVersion),
-        (true, 0) => Err(Reason::MalformedSignature),
-        (true, _) => Ok(&into[..count]),
-    }
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Reason::MalformedTimestamp)
 }
 
-/// Standard alphabet, padded, exactly 32 bytes.
-fn base64_digest(encoded: &[u8]) -> Option<Digest> {
-    // With room to notice a 33rd byte, which 44 characters can hold; what is longer does not fit and is an error.
-    let mut decoded = [0; 33];
-    let length = STANDARD.decode_slice(encoded, &mut decoded).ok()?;
+/// To be asked after the signature, so that "stale" in a metric means a real sender or our clock, not noise.
+fn within(signed_s: u64, tolerance_s: u64, now_ms: u64) -> Result<(), Reason> {
+    let now_s = now_ms / 1000;
+    if signed_s < now_s.saturating_sub(tolerance_s) {
+        return Err(Reason::Stale);
+    }
+    if signed_s > now_s.saturating_add(tolerance_s) {
+        return Err(Reason::Future);
+    }
+    Ok(())
+}
+
+/// Standard alphabet, padded, exactly `N` bytes.
+fn base64<const N: usize>(encoded: &[u8]) -> Option<[u8; N]> {
+    // With room for what the last characters can hold beyond; what is longer does not fit and is an error.
+    let mut decoded = [0; 96];
+    let length = STANDARD.decode_slice(encoded, decoded.get_mut(..N.div_ceil(3) * 3)?).ok()?;
     decoded[..length].try_into().ok()
-}
-
-fn prefixed_hex(header: &[u8]) -> Result<Digest, Reason> {
-    bare_hex(header.strip_prefix(b"sha256=").ok_or(Reason::MalformedSignature)?)
 }
 
 /// Exactly 64 digits, lower or upper case: the comparison is of the decoded bytes.
@@ -309,47 +314,9 @@ fn bare_hex(header: &[u8]) -> Result<Digest, Reason> {
     Ok(digest)
 }
 
-fn mac(key: &Key, parts: &[&[u8]]) -> Digest {
-    let mut mac = key.clone();
-    for part in parts {
-        mac.update(part);
-    }
-    mac.finalize().into_bytes().into()
-}
-
-/// In constant time.
-fn same(a: &Digest, b: &Digest) -> bool {
+/// In constant time, where both have the length that the algorithm has.
+fn same(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
-}
-
-fn key(secret: &[u8]) -> Key {
-    Key::new_from_slice(secret).expect("HMAC takes a key of any length")
-}
-
-/// Base64 after an optional `whsec_`, as the specification has it.
-fn decode_secret(at: usize, secret: &[u8]) -> Result<Vec<u8>, String> {
-    let encoded = secret.strip_prefix(b"whsec_").unwrap_or(secret);
-    match STANDARD.decode(encoded) {
-        Ok(decoded) if decoded.len() >= 16 => Ok(decoded),
-        Ok(decoded) => Err(format!(
-            "secret {} has {} bytes: a Standard Webhooks secret has 24 to 64, and fewer than 16 can be guessed",
-            at + 1,
-            decoded.len()
-        )),
-        Err(_) => Err(format!("secret {} is not base64: a Standard Webhooks secret is whsec_ and base64", at + 1)),
-    }
-}
-
-/// Only characters that no proxy or client writes differently in a URL, so that the raw segment can be compared.
-fn digest_token(at: usize, token: &[u8]) -> Result<Digest, String> {
-    let unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    if token.len() < MIN_TOKEN || !token.iter().all(unreserved) {
-        return Err(format!(
-            "secret {} is no path token: it takes at least {MIN_TOKEN} characters of A-Z a-z 0-9 - . _ ~, drawn at random",
-            at + 1
-        ));
-    }
-    Ok(Sha256::digest(token).into())
 }
 
 #[cfg(test)]
@@ -370,6 +337,13 @@ mod tests {
         body: String,
         body_hex: Option<String>,
         token: Option<String>,
+        /// Path and query.
+        #[serde(default)]
+        target: String,
+        /// The query of a GET that asks for its challenge, which is then what is tried.
+        get: Option<String>,
+        /// What it is answered with.
+        answer: Option<String>,
         /// Seconds since 1970.
         #[serde(default)]
         now: u64,
@@ -400,7 +374,7 @@ mod tests {
     }
 
     fn prepare(auth: &Auth) -> Result<Scheme, String> {
-        Scheme::prepare(auth, auth.secrets().iter().map(|secret| secret.0.clone().into_bytes()).collect())
+        Scheme::prepare(auth, auth.references().map(|(_, secret)| secret.0.clone().into_bytes()).collect())
     }
 
     #[test]
@@ -411,6 +385,16 @@ mod tests {
                 assert_eq!(case.expect, "refused", "{file}: the secrets were refused");
                 return;
             };
+            if let Some(query) = &case.get {
+                match scheme.challenge(query) {
+                    None => assert_eq!(case.expect, "no challenge", "{file}"),
+                    Some(Ok(answer)) => {
+                        assert_eq!((&*case.expect, case.answer), ("challenge", Some(answer)), "{file}");
+                    }
+                    Some(Err(reason)) => assert_eq!(case.expect, reason.as_str(), "{file}"),
+                }
+                return;
+            }
             let mut headers = HeaderMap::new();
             for header in &case.headers {
                 let value = bytes(&header.value, &header.value_hex).repeat(header.repeat);
@@ -418,11 +402,11 @@ mod tests {
                 headers.append(name, HeaderValue::from_bytes(&value).unwrap());
             }
             let body = bytes(&case.body, &case.body_hex);
-            let request = Signed { headers: &headers, body: &body, token: case.token.as_deref() };
+            let request = Signed { headers: &headers, target: &case.target, body: &body, token: case.token.as_deref() };
             match verify(&scheme, &request, case.now * 1000) {
                 Ok(verified) => {
                     assert_eq!(case.expect, "verified", "{file}");
-                    assert_eq!(case.id.as_deref(), verified.id, "{file}: the signed id");
+                    assert_eq!(case.id.as_deref(), verified.id.as_deref(), "{file}: the signed id");
                     assert_eq!(case.secret.unwrap_or(0), verified.secret, "{file}: the secret that fitted");
                 }
                 Err(reason) => assert_eq!(case.expect, reason.as_str(), "{file}"),
@@ -430,47 +414,56 @@ mod tests {
         });
     }
 
-    /// The headers that a sender adds, made with the first secret.
-    fn sign(scheme: &Scheme, id: &str, now_s: &str, body: &[u8]) -> Vec<(&'static str, String)> {
-        match &scheme.0 {
-            Kind::StandardWebhooks { keys, .. } => {
-                let mac = mac(&keys[0], &[id.as_bytes(), b".", now_s.as_bytes(), b".", body]);
-                vec![
-                    ("webhook-id", id.into()),
-                    ("webhook-timestamp", now_s.into()),
-                    ("webhook-signature", format!("v1,{}", STANDARD.encode(mac))),
-                ]
-            }
-            Kind::Github { keys } => {
-                vec![("x-hub-signature-256", format!("sha256={}", hex::encode(mac(&keys[0], &[body]))))]
-            }
-            Kind::HmacHex { keys } => vec![("x-webhook-signature", hex::encode(mac(&keys[0], &[body])))],
-            Kind::PathToken { .. } | Kind::SignedLink { .. } => Vec::new(),
-        }
-    }
-
+    /// What `tomada send` makes of a message is what the door takes, and nothing near it.
     #[test]
     fn what_is_signed_verifies_and_one_changed_bit_does_not() {
-        let secrets = vec![crate::config::SecretRef("d2hhdCBkbyB5YSB3YW50IGZvciBub3RoaW5nPw==".into())];
-        for auth in [
-            Auth::StandardWebhooks { secrets: secrets.clone(), tolerance_s: 300 },
-            Auth::Github { secrets: secrets.clone() },
-            Auth::HmacHex { secrets: secrets.clone() },
+        let whsec = "whsec_d2hhdCBkbyB5YSB3YW50IGZvciBub3RoaW5nPw==";
+        for (scheme, secret, more) in [
+            ("standard-webhooks", whsec, ""),
+            ("svix", whsec, ""),
+            ("github", "s", ""),
+            ("stripe", "whsec_s", ""),
+            ("slack", "s", ""),
+            ("shopify", "s", ""),
+            ("meta", "s", "verify_token = 't'"),
+            ("hmac-hex", "s", ""),
+            (
+                "hmac",
+                "s",
+                "header = 'X-Sign'\nfield = 'v2'\nid_header = 'X-Id'\ntimestamp_field = 'time'\nalgorithm = 'sha512'\n\
+                 encoding = 'base64'\nsigned = '{id}:{timestamp}:{body}:end'",
+            ),
+            (
+                "hmac",
+                "s",
+                "header = 'X-Sign'\nprefix = 'k '\ntimestamp_header = 'X-Time'\nalgorithm = 'sha1'\nsigned = '{body}.{timestamp}'",
+            ),
         ] {
-            let scheme = prepare(&auth).unwrap_or_else(|error| panic!("{error}"));
+            let auth: Auth = toml::from_str(&format!("scheme = '{scheme}'\nsecrets = ['{secret}']\n{more}"))
+                .unwrap_or_else(|error| panic!("{scheme}: {error}"));
             let body = br#"{"name":"Ana"}"#;
             let mut headers = HeaderMap::new();
-            for (name, value) in sign(&scheme, "msg_1", "1700000000", body) {
-                headers.append(name, value.parse().unwrap());
+            for (name, value) in sign(&auth, secret.as_bytes(), "msg_1", 1_700_000_000, body).unwrap() {
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
             }
-            let at = |body: &[u8]| {
-                verify(&scheme, &Signed { headers: &headers, body, token: None }, 1_700_000_000_000).map(|_| ())
+            let scheme = prepare(&auth).unwrap_or_else(|error| panic!("{error}"));
+            let at = |body: &[u8], now_s: u64| {
+                verify(&scheme, &Signed { headers: &headers, target: "/", body, token: None }, now_s * 1000).map(|_| ())
             };
-            assert_eq!(at(body), Ok(()), "{auth:?}");
+            assert_eq!(at(body, 1_700_000_000), Ok(()), "{auth:?}");
+            if headers.len() > 1
+                || !matches!(
+                    auth,
+                    Auth::Github { .. } | Auth::Shopify { .. } | Auth::Meta { .. } | Auth::HmacHex { .. }
+                )
+            {
+                assert_eq!(at(body, 1_700_000_301), Err(Reason::Stale), "{auth:?}");
+                assert_eq!(at(body, 1_699_999_699), Err(Reason::Future), "{auth:?}");
+            }
             for bit in 0..body.len() * 8 {
                 let mut changed = body.to_vec();
                 changed[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(at(&changed), Err(Reason::WrongSignature), "{auth:?}, bit {bit}");
+                assert_eq!(at(&changed, 1_700_000_000), Err(Reason::WrongSignature), "{auth:?}, bit {bit}");
             }
         }
     }

@@ -42,6 +42,8 @@ scopes! {
     ConnectorsDeploy = "connectors:deploy",
     MappingsRead = "mappings:read",
     MappingsWrite = "mappings:write",
+    /// Sources, how they prove who they are, and when each secret was seen last.
+    SourcesRead = "sources:read",
     SyncRead = "sync:read",
     SyncRun = "sync:run",
     /// The whole configuration, components included.
@@ -109,7 +111,7 @@ impl Role {
 
     pub(crate) fn scopes(self) -> Scopes {
         use Scope::*;
-        let reader = [EventsRead, DeadLettersRead, EndpointsRead, ConnectorsRead, MappingsRead, SyncRead];
+        let reader = [EventsRead, DeadLettersRead, EndpointsRead, ConnectorsRead, MappingsRead, SourcesRead, SyncRead];
         match self {
             Role::Reader => reader.into_iter().collect(),
             Role::Operator => {

@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
-
 use super::bindings::{clock, http, log, mail, random, secrets, types};
 use crate::clock::random_bytes;
 use crate::outbound::{self, Checked, mail as post};
 use crate::plugin::state::{Lent, State};
+use crate::signature::{MacKey, hmac_key, sign_ed25519};
 
 /// Bytes of random that one call may ask for.
 const MAX_RANDOM: u32 = 1024;
@@ -214,20 +212,21 @@ impl secrets::Host for State {
     fn hmac_sha256(&mut self, name: String, data: Vec<u8>) -> Result<Vec<u8>, secrets::Error> {
         let lent = self.lent_secret(&name)?;
         let value = lent.endpoint.secrets.get(&name).map_or(&b""[..], |value| value);
-        let key = standard_webhooks_key(value);
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length");
-        mac.update(&data);
-        Ok(mac.finalize().into_bytes().to_vec())
+        let key = hmac_key(value).map_err(|problem| unusable(&name, &problem))?;
+        Ok(MacKey::sha256(&key).sign(&[&data]).as_ref().to_vec())
+    }
+
+    fn sign_ed25519(&mut self, name: String, data: Vec<u8>) -> Result<Vec<u8>, secrets::Error> {
+        let lent = self.lent_secret(&name)?;
+        let value = lent.endpoint.secrets.get(&name).map_or(&b""[..], |value| value);
+        let signature = sign_ed25519(value, &data).map_err(|problem| unusable(&name, &problem))?;
+        Ok(signature.to_vec())
     }
 }
 
-/// A `whsec_…` value stands for the bytes that its base64 holds (Standard Webhooks); any other for itself.
-fn standard_webhooks_key(value: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    use base64::Engine as _;
-    let decoded = value
-        .strip_prefix(b"whsec_")
-        .and_then(|encoded| base64::engine::general_purpose::STANDARD.decode(encoded).ok());
-    decoded.map_or(value.into(), Into::into)
+/// A secret that is there and is no key is for the guest as good as none, and never a reason to sign with something else.
+fn unusable(name: &str, problem: &str) -> secrets::Error {
+    secrets::Error::Missing(format!("the secret {name:?} {problem}"))
 }
 
 impl State {

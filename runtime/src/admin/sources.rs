@@ -1,0 +1,61 @@
+//! Sources: how they prove who they are, and which of their secrets still do.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use super::{Answer, Office, time};
+
+/// Secrets are shown by their place in the configuration (from 1), never by reference or value.
+pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
+    let catalog = office.catalog.get();
+    let now_ms = office.clock.now_ms();
+    let items: Vec<Value> = catalog
+        .config
+        .sources
+        .iter()
+        .map(|(name, source)| {
+            let matched = catalog.proofs.get(name).map(|proof| proof.last_matched()).unwrap_or_default();
+            let secrets: Vec<Value> = source
+                .auth
+                .secrets()
+                .iter()
+                .enumerate()
+                .map(|(at, secret)| {
+                    json!({
+                        "position": at + 1,
+                        "not_before": secret.not_before,
+                        "not_after": secret.not_after,
+                        "live": secret.is_live(now_ms),
+                        "last_matched_at": matched.get(at).copied().flatten().map(time),
+                    })
+                })
+                .collect();
+            json!({
+                "name": name,
+                "description": source.description,
+                "scheme": source.auth.scheme(),
+                "signed": source.auth.unsigned().is_none(),
+                "reason": source.auth.unsigned(),
+                "webhooks": source.webhooks.iter().map(|webhook| &webhook.path).collect::<Vec<_>>(),
+                "secrets": secrets,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "items": items })).into_response())
+}
+
+/// For everybody who asks whether the hub is well: what it is, and which sources it has to believe without a signature.
+pub(super) async fn status(State(office): State<Arc<Office>>) -> Json<Value> {
+    let catalog = office.catalog.get();
+    let unsigned: Vec<Value> = catalog
+        .config
+        .sources
+        .iter()
+        .filter_map(|(name, source)| Some(json!({ "name": name, "reason": source.auth.unsigned()? })))
+        .collect();
+    Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "unsigned_sources": unsigned }))
+}
