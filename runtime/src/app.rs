@@ -96,7 +96,7 @@ impl Hub {
         let catalog = Arc::new(Current::new(catalog));
         let queues = Arc::new(Queues::new(clock.clone(), &catalog.get()));
         let outbound = Outbound::new();
-        let plugins = Arc::new(Plugins::open(data.join("compiled"), compiler, outbound, clock.clone())?);
+        let plugins = Arc::new(Plugins::open(data.join("compiled"), compiler, outbound.clone(), clock.clone())?);
         let registry = Arc::new(Registry {
             store: store.clone(),
             plugins: plugins.clone(),
@@ -146,7 +146,9 @@ impl Hub {
         tasks.spawn(scheduler.clone().run(stop.clone()));
 
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let listens_on = listener.local_addr()?;
+        outbound.listens_on(listens_on);
+        let url = format!("http://{listens_on}");
         let limits = Arc::new(Limits::default());
         let door = Arc::new(Door {
             catalog: catalog.clone(),

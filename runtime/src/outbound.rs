@@ -6,8 +6,9 @@
 //! - The URL is parsed once; the same parsed value is checked and sent, so that no two parsers can disagree.
 //! - Scheme, host and port must be granted to the endpoint, on every request.
 //! - A literal address, in whatever spelling, is checked after parsing: the client never asks a resolver about it.
-//! - A name is resolved by our own resolver inside the connector. Only addresses that passed the check leave it, so what
-//!   was checked is what is dialled, and a name that changes its addresses (DNS rebinding) gains nothing.
+//! - A name is resolved by our own resolver inside the connector. All of its addresses pass the check or none leaves it,
+//!   so what was checked is what is dialled, and a name that changes its addresses (DNS rebinding) gains nothing.
+//! - The hub's own door is never dialled, whatever an operator lists: a connector is no client of the API.
 //! - A kept-alive connection was checked against the `allow_private` of whoever opened it, so only endpoints with the
 //!   same list share one.
 //!
@@ -16,9 +17,9 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -58,6 +59,7 @@ const IDLE_PER_HOST: usize = 256;
 pub(crate) struct Outbound {
     clients: Arc<DashMap<Pool, reqwest::Client>>,
     lookup: Lookup,
+    own: Own,
     mail: Arc<mail::Client>,
 }
 
@@ -125,8 +127,15 @@ impl Outbound {
     fn with_lookup(lookup: Lookup) -> Outbound {
         // An error says that somebody else in the process has already installed one, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mail = Arc::new(mail::Client::new(lookup.clone(), Vec::new()));
-        Outbound { clients: Arc::default(), lookup, mail }
+        let own = Own::default();
+        let mail = Arc::new(mail::Client::new(lookup.clone(), own.clone(), Vec::new()));
+        Outbound { clients: Arc::default(), lookup, own, mail }
+    }
+
+    /// Where the hub itself listens, known once the socket is open.
+    pub(crate) fn listens_on(&self, own: SocketAddr) {
+        // Called once; nothing could be dialled there before.
+        let _ = self.own.0.set(own);
     }
 
     /// Sends one e-mail, once, and answers its Message-ID. `within` is from now to the server's last answer.
@@ -164,6 +173,11 @@ impl Outbound {
             // The client sends no length then, and some servers answer 411 (RFC 9110 §8.6 asks for it).
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
+        if let Some(address) = literal(&url)
+            && self.own.is(address, granted.port)
+        {
+            return Err(Error::Denied(own_door(granted, address)));
+        }
         let client = self.client(policy, granted)?;
 
         let mut outgoing = reqwest::Request::new(request.method, url);
@@ -181,7 +195,7 @@ impl Outbound {
     /// The client whose connections were all checked as this request's would be.
     fn client(&self, policy: &Policy, granted: &Granted) -> Result<reqwest::Client, Error> {
         // A resolver is not told the port, so where the port decides, it has to be fixed.
-        let port = if policy.private.is_empty() { 0 } else { granted.port };
+        let port = if policy.private.is_empty() && !self.own.has_port(granted.port) { 0 } else { granted.port };
         let pool = Pool { private: policy.private.clone(), port, tls: granted.tls };
         if let Some(client) = self.clients.get(&pool) {
             return Ok(client.clone());
@@ -215,7 +229,8 @@ impl Outbound {
             // Saves reading the system's certificates, and works on a machine that has none.
             builder = builder.tls_certs_only([]);
         }
-        builder.dns_resolver(Resolver { private: pool.private, port: pool.port, lookup: self.lookup.clone() }).build()
+        let (lookup, own) = (self.lookup.clone(), self.own.clone());
+        builder.dns_resolver(Resolver { private: pool.private, port: pool.port, lookup, own }).build()
     }
 }
 
@@ -259,17 +274,21 @@ impl Policy {
                 "host {wanted} is not granted to this endpoint: add it to `hosts` of the endpoint"
             )));
         };
-        let literal = match host {
-            Host::Ipv4(address) => Some(IpAddr::V4(address)),
-            Host::Ipv6(address) => Some(IpAddr::V6(address)),
-            Host::Domain(_) => None,
-        };
-        match literal {
+        match literal(&url) {
             Some(address) if !address::admits(&self.private, address, port) => {
                 Err(Error::Denied(not_public(granted, address, port)))
             }
             _ => Ok(Checked { url, granted }),
         }
+    }
+}
+
+/// The address that stands in the place of a name, in whatever spelling.
+fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(IpAddr::V4(address)),
+        Host::Ipv6(address) => Some(IpAddr::V6(address)),
+        Host::Domain(_) => None,
     }
 }
 
@@ -339,7 +358,7 @@ impl fmt::Display for Granted {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Pool {
     private: Arc<[Private]>,
-    /// 0 where only public addresses are allowed and the port decides nothing.
+    /// 0 where the port decides nothing: only public addresses are allowed, and the hub does not listen on this port.
     port: u16,
     tls: bool,
 }
@@ -347,30 +366,56 @@ struct Pool {
 /// Name → addresses.
 type Lookup = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> + Send + Sync>;
 
-/// Leaves out of a name's addresses what its pool may not dial. Good ones beside bad ones are kept: `localhost` is `::1`
-/// too, and nothing but the good ones is ever dialled.
+/// Where the hub itself listens.
+#[derive(Clone, Default)]
+struct Own(Arc<OnceLock<SocketAddr>>);
+
+impl Own {
+    fn has_port(&self, port: u16) -> bool {
+        self.0.get().is_some_and(|own| own.port() == port)
+    }
+
+    /// Whether a connection to this address would end at the hub's own door. One that leads there by a detour (a proxy
+    /// in front of the hub, a rule in the router) is not seen.
+    fn is(&self, address: IpAddr, port: u16) -> bool {
+        let Some(own) = self.0.get().filter(|own| own.port() == port) else {
+            return false;
+        };
+        let (own, address) = (own.ip().to_canonical(), address.to_canonical());
+        own == address
+            // Linux dials 0.0.0.0 and :: as loopback.
+            || (address.is_unspecified() && own.is_loopback())
+            // Listening on every address of this machine: only one of those can be bound to.
+            || (own.is_unspecified() && (address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()))
+    }
+}
+
+/// Hands out a name's addresses if its pool may dial all of them. A bad one among good ones is no accident: it is how an
+/// answer gets past a check that looks at the first only.
 struct Resolver {
     private: Arc<[Private]>,
     port: u16,
     lookup: Lookup,
+    own: Own,
 }
 
 impl reqwest::dns::Resolve for Resolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         let found = (self.lookup)(name.as_str().to_owned());
-        let (private, port) = (self.private.clone(), self.port);
+        let (private, port, own) = (self.private.clone(), self.port, self.own.clone());
         Box::pin(async move {
             let found = found.await.map_err(Unresolved::Failed)?;
-            let (good, bad): (Vec<_>, Vec<_>) =
-                found.into_iter().partition(|address| address::admits(&private, *address, port));
-            if good.is_empty() {
-                return Err(match bad.first() {
-                    Some(address) => Unresolved::NotPublic(*address).into(),
-                    None => Unresolved::Empty.into(),
-                });
+            if let Some(address) = found.iter().find(|address| !address::admits(&private, **address, port)) {
+                return Err(Unresolved::NotPublic(*address).into());
+            }
+            if let Some(address) = found.iter().find(|address| own.is(**address, port)) {
+                return Err(Unresolved::Own(*address).into());
+            }
+            if found.is_empty() {
+                return Err(Unresolved::Empty.into());
             }
             // The connector puts the URL's port in place of 0.
-            let dial: reqwest::dns::Addrs = Box::new(good.into_iter().map(|address| SocketAddr::new(address, 0)));
+            let dial: reqwest::dns::Addrs = Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(dial)
         })
     }
@@ -385,6 +430,8 @@ enum Unresolved {
     Empty,
     #[error("not public")]
     NotPublic(IpAddr),
+    #[error("the hub's own")]
+    Own(IpAddr),
 }
 
 enum Failure {
@@ -493,6 +540,10 @@ fn not_public(granted: &Granted, address: IpAddr, port: u16) -> String {
     )
 }
 
+fn own_door(host: impl fmt::Display, address: IpAddr) -> String {
+    format!("host {host} is at {}, where this hub itself listens: connectors do not call it", address.to_canonical())
+}
+
 /// Never with the error's own text, which has the whole URL in it.
 fn explain(error: &reqwest::Error, granted: &Granted) -> Error {
     let mut cause = error.source();
@@ -501,6 +552,7 @@ fn explain(error: &reqwest::Error, granted: &Granted) -> Error {
             Some(Unresolved::NotPublic(address)) => {
                 return Error::Denied(not_public(granted, *address, granted.port));
             }
+            Some(Unresolved::Own(address)) => return Error::Denied(own_door(granted, *address)),
             Some(Unresolved::Empty) => return Error::Unreachable(format!("{granted}: the name has no address")),
             Some(Unresolved::Failed(error)) => {
                 return Error::Unreachable(format!("{granted}: the name does not resolve: {error}"));

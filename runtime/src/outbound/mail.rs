@@ -39,7 +39,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::Host;
 
 use super::address::{self, Private};
-use super::{Lookup, Policy, root};
+use super::{Lookup, Own, Policy, own_door, root};
 use crate::config::{self, SmtpTls, mailbox};
 
 /// Recipients of a message.
@@ -57,6 +57,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// One per process.
 pub(super) struct Client {
     lookup: Lookup,
+    own: Own,
     /// Trusted besides the system's certificates.
     roots: Vec<Certificate>,
     /// By server name: reading the system's certificates takes longer than sending a message.
@@ -104,8 +105,8 @@ pub(crate) enum Error {
 }
 
 impl Client {
-    pub(super) fn new(lookup: Lookup, roots: Vec<Certificate>) -> Client {
-        Client { lookup, roots, tls: DashMap::new() }
+    pub(super) fn new(lookup: Lookup, own: Own, roots: Vec<Certificate>) -> Client {
+        Client { lookup, own, roots, tls: DashMap::new() }
     }
 
     /// Sends one message, once, and answers its Message-ID. `within` is from now to the server's last answer.
@@ -141,8 +142,8 @@ impl Client {
         Err(failure)
     }
 
-    /// Those that may be dialled. Good ones beside bad ones are kept, as for HTTP.
-    async fn addresses(&self, smtp: &Smtp) -> Result<Vec<SocketAddr>, Error> {
+    /// All of them, if all of them may be dialled, as for HTTP.
+    pub(super) async fn addresses(&self, smtp: &Smtp) -> Result<Vec<SocketAddr>, Error> {
         let found = match &smtp.host {
             Host::Ipv4(address) => vec![IpAddr::V4(*address)],
             Host::Ipv6(address) => vec![IpAddr::V6(*address)],
@@ -151,11 +152,13 @@ impl Client {
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                 .map_err(|error| Error::Unreachable(format!("{smtp}: the name does not resolve: {error}")))?,
         };
-        let (good, bad): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| smtp.admits(*address));
-        match bad.first() {
-            Some(address) if good.is_empty() => Err(Error::Denied(smtp.not_granted(*address))),
-            _ => Ok(good.into_iter().map(|address| SocketAddr::new(address, smtp.port)).collect()),
+        if let Some(address) = found.iter().find(|address| !smtp.admits(**address)) {
+            return Err(Error::Denied(smtp.not_granted(*address)));
         }
+        if let Some(address) = found.iter().find(|address| self.own.is(**address, smtp.port)) {
+            return Err(Error::Denied(own_door(smtp, *address)));
+        }
+        Ok(found.into_iter().map(|address| SocketAddr::new(address, smtp.port)).collect())
     }
 
     async fn dial(&self, smtp: &Smtp, address: SocketAddr, hello: &ClientId) -> Result<AsyncSmtpConnection, String> {

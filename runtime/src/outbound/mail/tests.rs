@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn client(roots: Vec<Certificate>) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::new(Arc::new(|_| Box::pin(future::ready(Ok(vec![IpAddr::from([127, 0, 0, 1])])))), roots)
+    Client::new(Arc::new(|_| Box::pin(future::ready(Ok(vec![IpAddr::from([127, 0, 0, 1])])))), Own::default(), roots)
 }
 
 fn smtp(host: &str, port: u16, tls: SmtpTls, account: Option<(&str, &str)>) -> Smtp {
@@ -135,7 +135,7 @@ async fn tls_is_required_and_the_certificate_is_the_names() {
         let other = client.send(&smtp("other.example", server.port, mode, None), message(), PATIENCE).await;
         let Err(Error::Unreachable(text)) = other else { panic!("{other:?}") };
         assert!(text.starts_with("other.example:") && text.contains("certificate"), "{text}");
-        let strict = Client::new(client.lookup.clone(), vec![]);
+        let strict = Client::new(client.lookup.clone(), Own::default(), vec![]);
         let unknown = strict.send(&smtp("mail.example", server.port, mode, None), message(), PATIENCE).await;
         let Err(Error::Unreachable(text)) = unknown else { panic!("{unknown:?}") };
         assert!(text.contains("certificate"), "{text}");
