@@ -61,7 +61,7 @@ impl Scheduler {
         if catalog.times.is_empty() && catalog.config.sync_jobs.is_empty() {
             return Ok(None);
         }
-        let rows = self.store.catalog().await?.schedules;
+        let rows = self.store.schedules().await?;
         let rows: HashMap<_, _> = rows.iter().map(|row| ((row.kind, row.name.as_str()), row)).collect();
         let now_ms = self.clock.now_ms();
         let mut next_ms: Option<u64> = None;

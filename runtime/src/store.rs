@@ -110,6 +110,8 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     // Schedules and sync jobs.
 
+    /// All of them, with when each was fired last.
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>>;
     /// Notes that a schedule was fired at `now_ms`, unless somebody else did since `fired_ms`.
     async fn fired(&self, name: &str, fired_ms: u64, now_ms: u64) -> Result<()>;
     /// Begins a run of a sync job, unless one is under way.

@@ -38,7 +38,7 @@ pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
 
 pub(super) async fn jobs(State(office): State<Arc<Office>>, Extension(caller): Extension<Arc<Caller>>) -> Answer {
     let catalog = office.catalog.get();
-    let fired = office.store.catalog().await.map_err(store_problem)?.schedules;
+    let fired = office.store.schedules().await.map_err(store_problem)?;
     let mut items = Vec::new();
     for (name, job) in &catalog.config.sync_jobs {
         let last = office.store.sync_runs(name, 1).await.map_err(store_problem)?;

@@ -228,10 +228,7 @@ impl Store for SqliteStore {
             });
         }
         catalog.mappings = mappings::in_force(conn).await?;
-        let schedules = sqlx::query("select kind, name, config, fired_at from schedules order by kind, name");
-        for row in schedules.fetch_all(&mut *conn).await? {
-            catalog.schedules.push(schedules::row(&row)?);
-        }
+        catalog.schedules = schedules::all(conn).await?;
         Ok(catalog)
     }
 
@@ -257,6 +254,10 @@ impl Store for SqliteStore {
             Ok(())
         })
         .await
+    }
+
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>> {
+        schedules::all(&mut *self.readers.acquire().await?).await
     }
 
     async fn fired(&self, name: &str, fired_ms: u64, now_ms: u64) -> Result<()> {

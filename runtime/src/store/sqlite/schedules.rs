@@ -7,7 +7,12 @@ use crate::event::SyncRunId;
 use crate::store::Result;
 use crate::store::rows::*;
 
-pub(super) fn row(row: &SqliteRow) -> Result<ScheduleRow> {
+pub(super) async fn all(conn: &mut SqliteConnection) -> Result<Vec<ScheduleRow>> {
+    let rows = sqlx::query("select kind, name, config, fired_at from schedules order by kind, name");
+    rows.fetch_all(conn).await?.iter().map(schedule_row).collect()
+}
+
+fn schedule_row(row: &SqliteRow) -> Result<ScheduleRow> {
     Ok(ScheduleRow {
         kind: if row.try_get::<i64, _>(0)? == 0 { ScheduleKind::Schedule } else { ScheduleKind::SyncJob },
         name: row.try_get(1)?,
