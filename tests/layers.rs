@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["ingress", "worker", "scheduler"],
     // The rooms.
     &["apply"],
-    &["registry", "committer"],
+    &["registry", "committer", "rewrap"],
     &["listen", "keys", "plugin", "queue", "sync"],
     &["catalog"],
     &["plugin::manifest"],
@@ -26,10 +26,11 @@ const FLOORS: &[&[&str]] = &[
     // The stones.
     &["delivery"],
     &["event"],
+    &["keyring"],
     &["outbound", "problem"],
     &["ingress::key", "ingress::verify", "limits", "queue::backoff"],
-    &["signature"],
-    &["config", "clock"],
+    &["signature", "seal"],
+    &["config", "clock", "private"],
 ];
 
 /// Who may name an outside crate that has one place in the house.
@@ -42,6 +43,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("reqwest", &["outbound"]),
     ("rustls", &["outbound"]),
     ("ring", &["signature"]),
+    ("chacha20poly1305", &["seal"]),
+    ("zeroize", &["seal", "keyring"]),
     ("croner", &["config"]),
     ("chrono", &["config"]),
     ("chrono_tz", &["config"]),
@@ -72,6 +75,7 @@ const PURE: &[&str] = &[
     "ingress/verify/standard_webhooks.rs",
     "ingress/verify/token.rs",
     "ingress/verify/twilio.rs",
+    "seal.rs",
     "signature.rs",
     "queue/backoff.rs",
     "queue/gate.rs",

@@ -29,10 +29,13 @@ use crate::catalog::Current;
 use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
+use crate::delivery::is_code;
 use crate::ingress::sender;
+use crate::keyring::Keyring;
 use crate::keys::grant::Scope;
-use crate::keys::{Caller, Keys, Refusal, id_of, write_private};
+use crate::keys::{Caller, Keys, Refusal, id_of};
 use crate::limits::{self, Limits};
+use crate::private::write_private;
 use crate::problem::{Problem, tell};
 use crate::queue::Queues;
 use crate::registry::{PushError, Registry};
@@ -58,6 +61,7 @@ pub(crate) struct Office {
     pub(crate) keys: Keys,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
+    pub(crate) ring: Arc<Keyring>,
     pub(crate) data: PathBuf,
     pub(crate) limits: Arc<Limits>,
     /// The public id of the key in `admin.key`.
@@ -238,10 +242,9 @@ impl Sight {
         self.0.then_some(content)
     }
 
-    /// A code tells what is wrong without content, as long as it is one: a guest may write there what it likes.
+    /// Who may not see content sees codes that are none.
     fn code(self, code: Option<&str>) -> Option<&str> {
-        let is_word = |code: &&str| code.len() <= 64 && code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-'));
-        code.filter(|code| self.0 || is_word(code))
+        code.filter(|code| self.0 || is_code(code))
     }
 }
 

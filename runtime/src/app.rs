@@ -20,13 +20,16 @@ use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
 use crate::ingress::{Bodies, Door};
-use crate::keys::{Keys, Pepper, id_of, write_private};
+use crate::keyring::Keyring;
+use crate::keys::{Keys, Pepper, id_of};
 use crate::limits::Limits;
 use crate::listen;
 use crate::outbound::Outbound;
 use crate::plugin::Plugins;
+use crate::private::write_private;
 use crate::queue::{Queues, keeper};
 use crate::registry::Registry;
+use crate::rewrap;
 use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
@@ -71,11 +74,13 @@ impl Hub {
     pub async fn start(options: Options) -> anyhow::Result<Hub> {
         let Options { data, listen, clock, compiler, config } = options;
         let lock = occupy(&data)?;
+        let ring = Arc::new(Keyring::open(&data.join("keyring"), clock.now_ms())?);
         let store: Arc<dyn Store> = Arc::new(
-            SqliteStore::open(&data.join("tomada.db"))
+            SqliteStore::open(&data.join("tomada.db"), ring.clone())
                 .await
                 .with_context(|| format!("database in {}", data.display()))?,
         );
+        rewrap::check(&*store, &ring, &data.join("keyring")).await?;
         let pepper = Pepper::open(&data.join("pepper"))?;
         let tasks = TaskTracker::new();
         let keys = Keys::new(store.clone(), pepper, clock.clone(), tasks.clone());
@@ -130,10 +135,12 @@ impl Hub {
             store: store.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
+            ring: ring.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
         shop.staff();
+        tasks.spawn(rewrap::run(store.clone(), ring.clone(), stop.clone()));
         tasks.spawn(keeper::run(store.clone(), queues.clone(), node, stop.clone()));
 
         let scheduler = Arc::new(Scheduler {
@@ -142,6 +149,7 @@ impl Hub {
             committer: committer.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
+            ring: ring.clone(),
         });
         tasks.spawn(scheduler.clone().run(stop.clone()));
 
@@ -155,6 +163,7 @@ impl Hub {
             committer: committer.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
+            ring: ring.clone(),
             limits: limits.clone(),
             bodies: Bodies::default(),
         });
@@ -169,6 +178,7 @@ impl Hub {
             keys,
             clock: clock.clone(),
             ids,
+            ring: ring.clone(),
             data: data.clone(),
             limits,
             own_key: id_of(&admin_key).unwrap_or_default().to_owned(),

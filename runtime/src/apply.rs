@@ -9,7 +9,7 @@ use crate::plugin::engine::digest;
 use crate::queue::Queues;
 use crate::registry::Registry;
 use crate::store::Store;
-use crate::store::rows::CatalogRows;
+use crate::store::rows::{CatalogRows, SecretRow};
 
 pub(crate) struct Applier<'a> {
     pub(crate) store: &'a dyn Store,
@@ -31,7 +31,8 @@ impl Applier<'_> {
         let mut wanted = wanted.with_default_queues();
         wanted.connectors.clear();
         let mut problems: Vec<String> = wanted.check().into_iter().map(|problem| problem.message).collect();
-        problems.extend(Catalog::load(rows_of(&wanted)).err().unwrap_or_default());
+        let stored = self.store.secrets().await.map_err(said)?;
+        problems.extend(Catalog::load(rows_of(&wanted, stored)).err().unwrap_or_default());
 
         let known = self.store.connectors().await.map_err(said)?;
         let versions = self.store.versions().await.map_err(said)?;
@@ -103,7 +104,7 @@ fn needed(wanted: &Config) -> impl Iterator<Item = (&str, &str, &str)> {
 }
 
 /// The configuration as the database would hold it, for a trial load that resolves every secret.
-fn rows_of(wanted: &Config) -> CatalogRows {
+fn rows_of(wanted: &Config, secrets: Vec<SecretRow>) -> CatalogRows {
     use crate::catalog::json;
     use crate::store::rows::{EndpointRow, MappingRow, Origin};
     CatalogRows {
@@ -141,5 +142,6 @@ fn rows_of(wanted: &Config) -> CatalogRows {
             .collect(),
         // They hold nothing that has to be resolved.
         schedules: Vec::new(),
+        secrets,
     }
 }

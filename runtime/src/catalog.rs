@@ -1,20 +1,26 @@
 //! The configuration in force, made ready: names turned into ids, secrets resolved, schemes and policies prepared.
 //! A snapshot that readers hold while they work; a change makes a new one.
 
+mod draft;
+mod vault;
+
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
-use sha2::{Digest as _, Sha256};
+
+pub(crate) use draft::{Care, Draft};
+pub(crate) use vault::Lent;
+use vault::Vault;
 
 use crate::clock::ID_STRIDE;
 use crate::config::times::Times;
-use crate::config::{self, Auth, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, SecretRef};
+use crate::config::{self, Auth, BodyKind, Breaker, Config, EventName, Filter, Idempotency, Retry, Secret, SecretRef};
 use crate::event::{DeliveryId, EventId, NewDelivery, Place};
 use crate::ingress::key::pointer;
 use crate::ingress::verify::Scheme;
+use crate::keyring::Keyring;
 use crate::limits::Quota;
 use crate::outbound::Policy;
 use crate::outbound::mail::Smtp;
@@ -58,22 +64,26 @@ pub(crate) struct Webhook {
     pub(crate) max_body: usize,
     pub(crate) answers_get: bool,
     pub(crate) quota: Option<Quota>,
+    pub(crate) care: Care,
 }
 
 /// How a source proves who it is, and which of its secrets did so last.
 pub(crate) struct Proof {
     pub(crate) scheme: Scheme,
-    secrets: Vec<SecretRef>,
+    /// Each version of a stored one by itself.
+    pub(crate) secrets: Vec<Secret>,
     /// For each secret, ms since 1970; 0 is never since this hub started.
     matched_ms: Vec<AtomicU64>,
 }
 
 impl Proof {
-    fn prepare(auth: &Auth) -> Result<Proof, String> {
-        let values = auth.references().map(|(_, reference)| resolve(reference)).collect::<Result<_, _>>()?;
+    fn prepare(auth: &Auth, vault: &Vault) -> Result<Proof, String> {
+        let auth = vault.expand(auth);
+        let value = |(_, reference)| vault.value(reference).map(|value| value.to_vec());
+        let values = auth.references().map(value).collect::<Result<_, _>>()?;
         Ok(Proof {
-            scheme: Scheme::prepare(auth, values)?,
-            secrets: auth.secrets().iter().map(|secret| secret.reference.clone()).collect(),
+            scheme: Scheme::prepare(&auth, values)?,
+            secrets: auth.secrets().to_vec(),
             matched_ms: auth.secrets().iter().map(|_| AtomicU64::new(0)).collect(),
         })
     }
@@ -93,7 +103,7 @@ impl Proof {
     /// A changed configuration may have the secrets in another order.
     fn remember(&self, before: &Proof) {
         for (at, secret) in self.secrets.iter().enumerate() {
-            if let Some(was) = before.secrets.iter().position(|known| known == secret) {
+            if let Some(was) = before.secrets.iter().position(|known| known.reference == secret.reference) {
                 self.matched(at, before.matched_ms[was].load(Ordering::Relaxed));
             }
         }
@@ -109,7 +119,7 @@ pub(crate) struct Endpoint {
     /// The hosts of the settings that are URLs, which a manifest may refer to as `settings.<key>`.
     pub(crate) setting_hosts: HashMap<String, String>,
     pub(crate) policy: Policy,
-    pub(crate) secrets: HashMap<String, Vec<u8>>,
+    pub(crate) secrets: HashMap<String, Lent>,
     pub(crate) smtp: Option<Smtp>,
     pub(crate) concurrency: u32,
     pub(crate) rate_per_s: u32,
@@ -117,6 +127,8 @@ pub(crate) struct Endpoint {
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
     pub(crate) at_most_once: bool,
+    /// Of the events that its connector emits.
+    pub(crate) care: Care,
     /// Why it is paused.
     pub(crate) paused: Option<String>,
     /// No longer configured; what is still owed to it is held.
@@ -163,6 +175,7 @@ impl Catalog {
         let mut problems = Vec::new();
         let mut config = Config::default();
 
+        let vault = Vault::new(rows.secrets);
         let mut queues = HashMap::new();
         for (id, name, json) in rows.queues {
             let Some(queue) = read::<config::Queue>(&json, "queue", &name, &mut problems) else { continue };
@@ -180,7 +193,7 @@ impl Catalog {
             }
             let Some(source) = read::<config::Source>(&json, "source", &name, &mut problems) else { continue };
             // Whoever posts nothing proves nothing.
-            let proof = (!source.webhooks.is_empty()).then(|| Proof::prepare(&source.auth));
+            let proof = (!source.webhooks.is_empty()).then(|| Proof::prepare(&source.auth, &vault));
             let proof = match proof.transpose() {
                 Ok(proof) => proof.map(Arc::new),
                 Err(problem) => {
@@ -202,6 +215,7 @@ impl Catalog {
                     max_body: webhook.max_body,
                     answers_get: webhook.answers_get,
                     quota: source.rate.and_then(Quota::new),
+                    care: Care::new(source.sensitive, &source.personal),
                 };
                 webhooks.insert(webhook.path.clone(), Arc::new(prepared));
             }
@@ -224,8 +238,8 @@ impl Catalog {
             };
             let mut secrets = HashMap::new();
             for (secret, reference) in &endpoint.secrets {
-                match resolve(reference) {
-                    Ok(value) => drop(secrets.insert(secret.clone(), value)),
+                match vault.of_endpoint(reference) {
+                    Ok(lent) => secrets.extend(lent.map(|lent| (secret.clone(), lent))),
                     // What nobody is sent to any more needs no secrets.
                     Err(_) if row.removed => {}
                     Err(problem) => problems.push(format!("endpoint {:?}: secret {secret:?}: {problem}", row.name)),
@@ -238,7 +252,7 @@ impl Catalog {
                     continue;
                 }
             };
-            let smtp = match endpoint.smtp.as_ref().map(|smtp| prepare_smtp(smtp, &policy)) {
+            let smtp = match endpoint.smtp.as_ref().map(|smtp| prepare_smtp(smtp, &policy, &vault)) {
                 None => None,
                 Some(Ok(smtp)) => Some(smtp),
                 // What nobody is sent to any more needs no server either.
@@ -263,6 +277,7 @@ impl Catalog {
                 retry: endpoint.retry.clone(),
                 breaker: endpoint.breaker.clone(),
                 at_most_once: endpoint.at_most_once,
+                care: Care::new(endpoint.sensitive, &endpoint.personal),
                 paused: row.paused,
                 removed: row.removed,
             };
@@ -342,8 +357,9 @@ impl Catalog {
     }
 
     /// What is owed because of an event: one delivery for each route of its type whose filter it passes.
-    pub(crate) fn owed(
+    fn owed(
         &self,
+        ring: &Keyring,
         event: EventId,
         event_type: &str,
         payload: &[u8],
@@ -360,7 +376,7 @@ impl Catalog {
                 route: route.id,
                 queue: route.queue.unwrap_or(default_queue),
                 priority: route.priority,
-                ordering: route.ordering.as_deref().map(|at| ordering_key(at, payload)),
+                ordering: route.ordering.as_deref().map(|at| ordering_key(ring, at, payload)),
                 place: self.place(route, now_ms),
             })
             .collect()
@@ -407,18 +423,15 @@ fn setting_hosts(settings: &serde_json::Map<String, serde_json::Value>) -> HashM
     settings.iter().filter_map(|(key, value)| Some((key.clone(), host(value)?))).collect()
 }
 
-fn prepare_smtp(smtp: &config::Smtp, policy: &Policy) -> Result<Smtp, String> {
-    let value = |secret: &SecretRef| resolve(secret).map_err(|problem| format!("smtp: {problem}"));
+fn prepare_smtp(smtp: &config::Smtp, policy: &Policy, vault: &Vault) -> Result<Smtp, String> {
+    let value = |secret: &SecretRef| {
+        vault.value(secret).map(|value| value.to_vec()).map_err(|problem| format!("smtp: {problem}"))
+    };
     let credentials = match (&smtp.username, &smtp.password) {
         (Some(username), Some(password)) => Some((value(username)?, value(password)?)),
         _ => None,
     };
     Smtp::new(smtp, policy, credentials)
-}
-
-/// `apply` has made paths absolute, so what is left to resolve against is the working directory.
-fn resolve(reference: &SecretRef) -> Result<Vec<u8>, String> {
-    config::resolve(reference, Path::new(""))
 }
 
 pub(crate) fn passes(filter: &Filter, payload: &[u8]) -> bool {
@@ -429,12 +442,13 @@ pub(crate) fn passes(filter: &Filter, payload: &[u8]) -> bool {
     }
 }
 
-/// Events without a value at the pointer are one lane of their own.
-fn ordering_key(at: &str, payload: &[u8]) -> i64 {
+/// Events without a value at the pointer are one lane of their own. Keyed, because the column is in clear and what orders
+/// is often a phone number.
+fn ordering_key(ring: &Keyring, at: &str, payload: &[u8]) -> i64 {
     let value = pointer(payload, at).map(|value| value.to_string()).unwrap_or_default();
-    let digest = Sha256::new().chain_update(at).chain_update([0]).chain_update(value).finalize();
+    let index = ring.index("ordering", &[at.as_bytes(), value.as_bytes()]);
     let mut first = [0; 8];
-    first.copy_from_slice(&digest[..8]);
+    first.copy_from_slice(&index[..8]);
     i64::from_be_bytes(first)
 }
 

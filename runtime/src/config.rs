@@ -150,6 +150,32 @@ pub struct Source {
     /// Requests that prove to be this source's; without it as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// Its events are sealed at rest, and whatever comes of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sensitive: bool,
+    /// Where its events name people, who can then be found, and their data exported and erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub personal: Vec<Personal>,
+}
+
+/// Where an event names a person, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Personal {
+    /// A JSON pointer (RFC 6901); the segment `*` stands for each element of a list.
+    pub pointer: String,
+    pub kind: PersonalKind,
+}
+
+/// A small number in SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(i64)]
+pub enum PersonalKind {
+    /// The number of a Brazilian taxpayer, with or without punctuation.
+    Cpf = 0,
+    Phone = 1,
+    Email = 2,
 }
 
 /// How a source proves who it is. Never chosen by the request.
@@ -297,20 +323,26 @@ impl Auth {
     pub(crate) fn references_mut(&mut self) -> Vec<&mut SecretRef> {
         let (secrets, token) = match self {
             Auth::Meta { secrets, verify_token } => (secrets, Some(verify_token)),
-            Auth::StandardWebhooks { secrets, .. }
-            | Auth::Svix { secrets, .. }
-            | Auth::Github { secrets }
-            | Auth::Stripe { secrets, .. }
-            | Auth::Slack { secrets, .. }
-            | Auth::Shopify { secrets }
-            | Auth::Twilio { secrets, .. }
-            | Auth::MercadoPago { secrets, .. }
-            | Auth::Hmac(HmacAuth { secrets, .. })
-            | Auth::HmacHex { secrets }
-            | Auth::PathToken { secrets, .. }
-            | Auth::SignedLink { secrets } => (secrets, None),
+            other => (other.secrets_mut(), None),
         };
         secrets.iter_mut().map(|secret| &mut secret.reference).chain(token).collect()
+    }
+
+    pub(crate) fn secrets_mut(&mut self) -> &mut Vec<Secret> {
+        let (Auth::StandardWebhooks { secrets, .. }
+        | Auth::Svix { secrets, .. }
+        | Auth::Github { secrets }
+        | Auth::Stripe { secrets, .. }
+        | Auth::Slack { secrets, .. }
+        | Auth::Shopify { secrets }
+        | Auth::Meta { secrets, .. }
+        | Auth::Twilio { secrets, .. }
+        | Auth::MercadoPago { secrets, .. }
+        | Auth::Hmac(HmacAuth { secrets, .. })
+        | Auth::HmacHex { secrets }
+        | Auth::PathToken { secrets, .. }
+        | Auth::SignedLink { secrets }) = self;
+        secrets
     }
 
     /// The word of the configuration.
@@ -414,10 +446,19 @@ fn default_tolerance_s() -> u64 {
     300
 }
 
-/// A reference to a secret, never its value: `env:NAME` or `file:PATH`.
+/// A reference to a secret, never its value: `env:NAME`, `file:PATH`, `stored:NAME` for one that the hub keeps, or
+/// `stored:NAME@previous` for the version before it, as long as that counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretRef(pub String);
+
+impl SecretRef {
+    /// Name of a stored secret, and whether the version before is meant.
+    pub(crate) fn stored(&self) -> Option<(&str, bool)> {
+        let name = self.0.strip_prefix("stored:")?;
+        Some(name.strip_suffix("@previous").map_or((name, false), |name| (name, true)))
+    }
+}
 
 /// Where an event's idempotency key comes from. Without any of them: the digest of the signed bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -531,6 +572,12 @@ pub struct Endpoint {
     /// answer) is a dead letter for an operator, and is not repeated. Costs one more commit per try.
     #[serde(default)]
     pub at_most_once: bool,
+    /// The events that go to it and those that its connector emits are sealed at rest, whatever their sources say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sensitive: bool,
+    /// Where the events that its connector emits name people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub personal: Vec<Personal>,
 }
 
 fn default_concurrency() -> u32 {

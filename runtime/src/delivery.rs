@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Retry;
 use crate::event::{DeliveryId, Event, NewEvent, SyncRunId};
@@ -123,6 +123,23 @@ pub(crate) struct Attempt {
     pub(crate) mapping_id: Option<i64>,
     /// What the guest logged, only kept when the try failed.
     pub(crate) log: Option<String>,
+    /// [`Said`], sealed with the event's key; then `message` and `log` are none.
+    pub(crate) sealed: Option<Vec<u8>>,
+}
+
+/// What connector and target said about a try.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Said {
+    pub(crate) code: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) log: Option<String>,
+}
+
+/// A code tells what is wrong without content, as long as it is one: a guest may write there what it likes.
+pub(crate) fn is_code(text: &str) -> bool {
+    text.len() <= 64
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && text.bytes().filter(u8::is_ascii_digit).count() <= 3
 }
 
 /// What becomes of a delivery.

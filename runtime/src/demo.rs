@@ -25,7 +25,7 @@ use self::watch::{DOUBTFUL, NAME, QUIET, STRONG, Watch};
 use crate::child::Hub;
 use crate::client::Running;
 use crate::config::{self, Config};
-use crate::keys::write_private;
+use crate::private::write_private;
 
 /// Between two looks at the hub, when the flows are through.
 const SELDOM: Duration = Duration::from_millis(100);

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ingress::key::Key;
+use crate::keyring::KeyId;
+use crate::seal::SealKey;
 
 /// Ids are 63-bit numbers in SQL and text with a prefix everywhere else.
 macro_rules! id {
@@ -85,6 +87,34 @@ pub(crate) struct Event {
     pub(crate) payload: Bytes,
     /// The delivery that gave rise to it, for chains of steps.
     pub(crate) parent: Option<DeliveryId>,
+    pub(crate) content: Content,
+}
+
+/// What the database holds of an event's content.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    Clear,
+    /// Everything about it is sealed with this key.
+    Sealed(Arc<SealKey>),
+    /// Nothing any more, or nothing that could be opened: the payload here is empty.
+    Gone,
+}
+
+impl Content {
+    pub(crate) fn key(&self) -> Option<&SealKey> {
+        if let Content::Sealed(key) = self { Some(key) } else { None }
+    }
+}
+
+/// The sealed form of an event, made before its commit.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    /// The ring's key that wraps the event's.
+    pub(crate) key: KeyId,
+    pub(crate) wrapped: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    /// Headers and idempotency key.
+    pub(crate) envelope: Vec<u8>,
 }
 
 /// An event about to be accepted, with all that is owed because of it.
@@ -93,6 +123,8 @@ pub(crate) struct NewEvent {
     pub(crate) event: Arc<Event>,
     pub(crate) key: Key,
     pub(crate) deliveries: Vec<NewDelivery>,
+    /// Stored instead of its content.
+    pub(crate) sealed: Option<Sealed>,
 }
 
 /// One event owed to one endpoint, before it has a row.

@@ -17,11 +17,12 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::catalog::{Catalog, Current, Webhook};
+use crate::catalog::{Catalog, Current, Draft, Webhook};
 use crate::clock::{Clock, Ids};
 use crate::committer::{CommitError, Committer};
 use crate::config::BodyKind;
-use crate::event::{Event, EventId, NewEvent};
+use crate::event::{EventId, NewEvent};
+use crate::keyring::Keyring;
 use crate::limits::{self, Caller, Limits, Peer, Standing};
 use crate::problem::{Problem, tell};
 use crate::store::Done;
@@ -45,6 +46,7 @@ pub(crate) struct Door {
     pub(crate) committer: Committer,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
+    pub(crate) ring: Arc<Keyring>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) bodies: Bodies,
 }
@@ -174,18 +176,20 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
     let event_type = key::event_name(&webhook.event, headers, &body)
         .map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let key = Key::of_request(&webhook.source, &webhook.idempotency, verified.id.as_deref(), headers, &body);
-    let event = Event {
+    let draft = Draft {
         id: EventId(door.ids.next(now_ms)),
         source: webhook.source.clone(),
-        event_type: (*event_type).into(),
-        created_ms: now_ms,
-        content_type: text(headers, header::CONTENT_TYPE.as_str()).unwrap_or("application/json").into(),
+        event_type: &event_type,
+        now_ms,
+        content_type: text(headers, header::CONTENT_TYPE.as_str()).unwrap_or("application/json"),
         headers: kept(webhook, headers),
         payload: body.clone(),
         parent: None,
+        key,
+        queue: webhook.queue,
+        care: webhook.care.clone(),
     };
-    let deliveries = catalog.owed(event.id, &event.event_type, &body, webhook.queue, now_ms);
-    let mut response = accept(&door.committer, NewEvent { event: Arc::new(event), key, deliveries }).await?;
+    let mut response = accept(&door.committer, catalog.event(&door.ring, draft)).await?;
     if let Some(standing) = &standing {
         tell(response.headers_mut(), standing);
     }

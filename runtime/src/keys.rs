@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, random_bytes};
+use crate::private::write_private;
 use crate::store::rows::KeyRow;
 use crate::store::{Result, Store};
 use format::Parts;
@@ -207,20 +208,10 @@ pub(crate) fn id_of(key: &str) -> Option<&str> {
     format::read(key).map(|parts| parts.id)
 }
 
-/// Writes a file that only this user can read, in one step.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let fresh = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(fresh, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keyring::Keyring;
     use crate::store::sqlite::SqliteStore;
 
     /// `tmd_<id>_<64 digits>`: a data directory of the first version has such keys, without any columns of today's.
@@ -229,7 +220,8 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let file = directory.path().join("tomada.db");
         let pepper = Pepper::open(&directory.path().join("pepper")).unwrap();
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&file).await.unwrap());
+        let ring = Arc::new(Keyring::open(&directory.path().join("keyring"), 1).unwrap());
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&file, ring).await.unwrap());
         let secret = "0f".repeat(32);
         rusqlite::Connection::open(&file)
             .unwrap()

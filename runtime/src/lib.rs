@@ -30,6 +30,7 @@ mod listen;
 mod plugin;
 mod queue;
 mod registry;
+mod rewrap;
 mod sync;
 
 // The cellar: the truth.
@@ -40,7 +41,10 @@ pub mod clock;
 pub mod config;
 mod delivery;
 mod event;
+mod keyring;
 mod limits;
 mod outbound;
+mod private;
 mod problem;
+mod seal;
 mod signature;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Catalog, Current};
+use crate::catalog::{Catalog, Current, Draft};
 use crate::clock::{Clock, Ids};
 use crate::committer::{CommitError, Committer};
-use crate::event::{Event, EventId, NewEvent, SyncRunId};
+use crate::event::{EventId, NewEvent, SyncRunId};
 use crate::ingress::key::Key;
+use crate::keyring::Keyring;
 use crate::store::rows::{Begun, NewSyncRun, ScheduleKind, ScheduleRow};
 use crate::store::{Store, StoreError};
 use crate::sync::Page;
@@ -25,6 +26,7 @@ pub(crate) struct Scheduler {
     pub(crate) committer: Committer,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
+    pub(crate) ring: Arc<Keyring>,
 }
 
 /// Why nothing was begun.
@@ -111,20 +113,8 @@ impl Scheduler {
         let queue = catalog.queues.get(&schedule.queue).map_or(catalog.default_queue(), |(id, _)| *id);
         let id = EventId(self.ids.next(now_ms));
         let source = format!("schedule:{name}");
-        Some(NewEvent {
-            key: Key::given(&source, &due_at),
-            deliveries: catalog.owed(id, &schedule.event, &payload, queue, now_ms),
-            event: Arc::new(Event {
-                id,
-                source: source.into(),
-                event_type: schedule.event.as_str().into(),
-                created_ms: now_ms,
-                content_type: "application/json".into(),
-                headers: Vec::new(),
-                payload,
-                parent: None,
-            }),
-        })
+        let key = Key::id(&source, &due_at);
+        Some(catalog.event(&self.ring, Draft::json(id, source, &schedule.event, payload, key, queue, now_ms)))
     }
 
     /// Begins a run of a sync job and asks for its first page. None when a run is under way already.
@@ -148,7 +138,7 @@ impl Scheduler {
 
     async fn ask(&self, page: &Page) -> Result<(), Failure> {
         let now_ms = self.clock.now_ms();
-        let event = page.ask(&self.catalog.get(), EventId(self.ids.next(now_ms)), now_ms);
+        let event = page.ask(&self.catalog.get(), &self.ring, EventId(self.ids.next(now_ms)), now_ms);
         self.committer.accept(event).await?;
         Ok(())
     }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::delivery::{Begin, Delivery, Settlement};
 use crate::event::{DeliveryId, EventId, NewEvent};
+use crate::keyring::KeyId;
 use rows::*;
 
 /// What a caller can act upon.
@@ -168,4 +169,27 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// [`StoreError::NotFound`] when there is no such key; one that is revoked already stays so since then.
     async fn revoke_key(&self, id: &str, now_ms: u64) -> Result<()>;
     async fn key_used(&self, id: &str, now_ms: u64) -> Result<()>;
+
+    // The ring's keys.
+
+    /// The ring that the indexes here were made with, if any was.
+    async fn keyring(&self) -> Result<Option<Vec<u8>>>;
+    /// From now on it is this one.
+    async fn set_keyring(&self, fingerprint: &[u8]) -> Result<()>;
+    /// How many keys of events and secrets each of the ring's keys wraps.
+    async fn wrapped(&self) -> Result<Vec<(KeyId, u64)>>;
+    /// Up to `limit` keys that another key than `active` wraps.
+    async fn wrapped_before(&self, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>>;
+    /// Puts newly wrapped keys in place of those that `was` wrapped; what is gone meanwhile stays gone.
+    async fn rewrap(&self, keys: &[WrappedKey]) -> Result<()>;
+
+    // Stored secrets.
+
+    /// By name and version.
+    async fn secrets(&self) -> Result<Vec<SecretRow>>;
+    /// Stores a new version, sealed. The one before counts until `previous_until_ms`, those that count no longer are
+    /// deleted. Answers its number.
+    async fn put_secret(&self, name: &str, value: &[u8], previous_until_ms: u64, now_ms: u64) -> Result<i64>;
+    /// Every version; [`StoreError::NotFound`] when there is none.
+    async fn remove_secret(&self, name: &str) -> Result<()>;
 }

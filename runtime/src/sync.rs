@@ -1,14 +1,13 @@
 //! A sync job's run is a chain of pages, and a page is an event like any other: this is how it is written and read.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Draft};
 use crate::config::SyncJob;
 use crate::event::{Event, EventId, NewEvent, SyncRunId};
 use crate::ingress::key::Key;
+use crate::keyring::Keyring;
 
 /// Bytes of a cursor.
 pub(crate) const MAX_CURSOR: usize = 1024;
@@ -40,26 +39,14 @@ impl Page {
     }
 
     /// The event that asks for it. Asking twice is asking once: run and page are its key.
-    pub(crate) fn ask(&self, catalog: &Catalog, id: EventId, now_ms: u64) -> NewEvent {
+    pub(crate) fn ask(&self, catalog: &Catalog, ring: &Keyring, id: EventId, now_ms: u64) -> NewEvent {
         let event_type = SyncJob::event(&self.job);
         // A struct of texts and numbers always serialises.
         let payload = Bytes::from(serde_json::to_vec(self).unwrap_or_default());
         let queue = catalog.config.sync_jobs.get(&self.job).and_then(|job| catalog.queues.get(&job.queue));
         let queue = queue.map_or(catalog.default_queue(), |(id, _)| *id);
         let source = format!("{SOURCE}{}", self.job);
-        NewEvent {
-            key: Key::given(&source, &format!("{}/{}", self.run, self.page)),
-            deliveries: catalog.owed(id, &event_type, &payload, queue, now_ms),
-            event: Arc::new(Event {
-                id,
-                source: source.into(),
-                event_type: event_type.into(),
-                created_ms: now_ms,
-                content_type: "application/json".into(),
-                headers: Vec::new(),
-                payload,
-                parent: None,
-            }),
-        }
+        let key = Key::id(&source, &format!("{}/{}", self.run, self.page));
+        catalog.event(ring, Draft::json(id, source, &event_type, payload, key, queue, now_ms))
     }
 }

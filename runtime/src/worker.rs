@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Current;
-use crate::clock::{Clock, Ids, random_unit};
+use crate::clock::{Clock, Ids, random_bytes, random_unit};
 use crate::committer::Committer;
 use crate::config::Retry;
-use crate::delivery::{Begin, Delivery, Next, Outcome, Settlement, SyncStep, after};
+use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Said, Settlement, SyncStep, after, is_code};
+use crate::keyring::Keyring;
 use crate::plugin::Plugins;
 use crate::queue::{Queue, Queues};
+use crate::seal::Place;
 use crate::store::Store;
 use crate::sync::Page;
 
@@ -35,6 +37,7 @@ pub(crate) struct Shop {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
+    pub(crate) ring: Arc<Keyring>,
     /// No new deliveries are begun.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -120,7 +123,7 @@ impl Shop {
             return self.release(delivery).await;
         }
         let tried = run::run(self, &delivery).await;
-        let attempt = tried.attempt;
+        let mut attempt = tried.attempt;
         let (outcome, retry_after_ms) = (attempt.outcome, attempt.retry_after_ms);
         self.queues.left(delivery.endpoint, Some(outcome), retry_after_ms);
         done();
@@ -135,8 +138,9 @@ impl Shop {
         let unrepeatable = tried.taken && endpoint.is_some_and(|endpoint| endpoint.at_most_once);
         let (next, charge) = after(outcome, retry_after_ms, &delivery, retry, now_ms, random, unrepeatable);
         if next == Next::Held {
-            self.pause(&delivery, &attempt.message.clone().unwrap_or_default()).await;
+            self.pause(&delivery, &reason_to_pause(&delivery, &attempt)).await;
         }
+        hide(&delivery, &mut attempt);
         if !succeeded {
             tracing::warn!(
                 delivery = %delivery.id, event = %delivery.event.id, endpoint = catalog.endpoint_name(delivery.endpoint),
@@ -201,4 +205,23 @@ impl Shop {
             tracing::error!(error, "reading the catalog failed");
         }
     }
+}
+
+/// Stands at the endpoint, in clear and for everybody to see.
+fn reason_to_pause(delivery: &Delivery, attempt: &Attempt) -> String {
+    match &attempt.message {
+        Some(message) if delivery.event.content.key().is_none() => message.clone(),
+        _ => format!("see what became of delivery {}", delivery.id),
+    }
+}
+
+/// What was said about a sealed event is sealed with its key. A code stays, as long as it is one.
+fn hide(delivery: &Delivery, attempt: &mut Attempt) {
+    let Some(key) = delivery.event.content.key() else { return };
+    let said = Said { code: attempt.code.take(), message: attempt.message.take(), log: attempt.log.take() };
+    attempt.code = said.code.clone().filter(|code| is_code(code));
+    // Texts always serialise.
+    let plain = serde_json::to_vec(&said).unwrap_or_default();
+    let place = Place::Attempt { delivery: delivery.id.0, number: delivery.tries + 1 };
+    attempt.sealed = Some(key.seal(place, random_bytes(), &plain));
 }

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::routes::demand;
 use super::{Answer, Office, Sight, page, parse, store_problem, time};
+use crate::catalog::Draft;
 use crate::config::is_event_type;
-use crate::event::{Event, EventId, NewEvent};
+use crate::event::EventId;
 use crate::ingress::{self, key::Key};
 use crate::keys::Caller;
 use crate::keys::grant::Scope;
@@ -94,6 +95,7 @@ fn summary(office: &Office, event: &EventRow) -> Value {
         "source": event.source,
         "created_at": time(event.created_ms),
         "status": if event.unrouted { "unrouted" } else { "routed" },
+        "content": event.content,
         "parent": event.parent,
         "deliveries": event.deliveries.iter().map(|delivery| delivery_summary(office, delivery)).collect::<Vec<_>>(),
     })
@@ -172,20 +174,10 @@ pub(super) async fn publish(
     let now_ms = office.clock.now_ms();
     let id = EventId(office.ids.next(now_ms));
     let payload = bytes::Bytes::from(payload.to_owned());
-    let event = NewEvent {
-        // Without a key each publication is an event of its own: two equal ones may both be meant.
-        key: Key::given(source, key.unwrap_or(&id.to_string())),
-        deliveries: catalog.owed(id, &publication.event_type, &payload, catalog.default_queue(), now_ms),
-        event: Arc::new(Event {
-            id,
-            source: source.as_str().into(),
-            event_type: publication.event_type.as_str().into(),
-            created_ms: now_ms,
-            content_type: "application/json".into(),
-            headers: Vec::new(),
-            payload,
-            parent: None,
-        }),
-    };
+    // Without a key each publication is an event of its own: two equal ones may both be meant.
+    let key = key.map_or_else(|| Key::id(source, &id.to_string()), |key| Key::given(source, key));
+    let queue = catalog.default_queue();
+    let draft = Draft::json(id, source.as_str(), &publication.event_type, payload, key, queue, now_ms);
+    let event = catalog.event(&office.ring, Draft { care: catalog.care_of(source), ..draft });
     ingress::accept(&office.committer, event).await
 }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::{Answer, Office, store_problem, time};
 use crate::keys::grant::{Grant, Role, Scope, Scopes, network};
-use crate::keys::{Caller, grant_of, id_of, write_private};
+use crate::keys::{Caller, grant_of, id_of};
+use crate::private::write_private;
 use crate::problem::Problem;
 use crate::store::rows::KeyRow;
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{Answer, Office, time};
 
-/// Secrets are shown by their place in the configuration (from 1), never by reference or value.
+/// Secrets are shown by their place in the configuration (from 1), each version of a stored one by itself, never by
+/// value.
 pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
     let catalog = office.catalog.get();
     let now_ms = office.clock.now_ms();
@@ -18,15 +19,16 @@ pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
         .sources
         .iter()
         .map(|(name, source)| {
-            let matched = catalog.proofs.get(name).map(|proof| proof.last_matched()).unwrap_or_default();
-            let secrets: Vec<Value> = source
-                .auth
-                .secrets()
+            let proof = catalog.proofs.get(name);
+            let matched = proof.map(|proof| proof.last_matched()).unwrap_or_default();
+            let secrets: Vec<Value> = proof
+                .map_or(source.auth.secrets(), |proof| &proof.secrets)
                 .iter()
                 .enumerate()
                 .map(|(at, secret)| {
                     json!({
                         "position": at + 1,
+                        "stored": secret.reference.stored().map(|(name, _)| name),
                         "not_before": secret.not_before,
                         "not_after": secret.not_after,
                         "live": secret.is_live(now_ms),

@@ -7,13 +7,15 @@ use std::ops::RangeInclusive;
 use super::near::hint;
 use super::times::Times;
 use super::{
-    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, HmacAuth, Rate, Retry, SecretRef, Smtp, SmtpTls, Source,
-    SyncJob, Webhook,
+    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, HmacAuth, Personal, Rate, Retry, SecretRef, Smtp, SmtpTls,
+    Source, SyncJob, Webhook,
 };
 use super::{is_event_type, is_name_byte, mailbox};
 
 const WEEK_S: f64 = 7.0 * 24.0 * 3600.0;
 const MAX_BODY: usize = 16 << 20;
+/// Places of a source or endpoint that name people.
+const MAX_PERSONAL: usize = 32;
 
 /// Headers that carry credentials, which are never stored with an event.
 const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
@@ -160,7 +162,10 @@ impl Found {
     /// The value is not repeated: it may be the secret itself.
     fn secret(&mut self, path: &[&str], secret: &SecretRef) {
         if !is_reference(&secret.0) {
-            self.at(path, "must be a reference, \"env:NAME\" or \"file:PATH\", and never the value itself");
+            self.at(
+                path,
+                "must be a reference, \"env:NAME\", \"file:PATH\" or \"stored:NAME\", and never the value itself",
+            );
         }
     }
 
@@ -258,8 +263,22 @@ fn check_source(config: &Config, name: &str, source: &Source, found: &mut Found)
         }
     }
     check_rate(&["sources", name, "rate"], &source.rate, found);
+    check_personal(&["sources", name], &source.personal, found);
     for (at, webhook) in source.webhooks.iter().enumerate() {
         check_webhook(config, name, at, webhook, &source.auth, found);
+    }
+}
+
+fn check_personal(path: &[&str], personal: &[Personal], found: &mut Found) {
+    for (at, place) in personal.iter().enumerate() {
+        let at = at.to_string();
+        found.pointer(&[path, &["personal", &at, "pointer"]].concat(), &place.pointer);
+    }
+    if personal.len() > MAX_PERSONAL {
+        found.at(
+            &[path, &["personal"]].concat(),
+            format!("has {} entries, at most {MAX_PERSONAL} are searched", personal.len()),
+        );
     }
 }
 
@@ -589,6 +608,9 @@ fn is_header(text: &str) -> bool {
 }
 
 pub(super) fn is_reference(text: &str) -> bool {
+    if let Some(name) = text.strip_prefix("stored:") {
+        return is_name(name.strip_suffix("@previous").unwrap_or(name));
+    }
     if let Some(path) = text.strip_prefix("file:") {
         return !path.is_empty();
     }

@@ -51,7 +51,9 @@ fn missing_secrets(config: &Config) -> Vec<Finding> {
             .chain(of_smtp)
             .map(move |(table, key, secret)| (["endpoints", name, table, key].map(String::from).to_vec(), secret))
     });
-    let secrets = of_sources.chain(of_endpoints).filter(|(_, secret)| is_reference(&secret.0));
+    // What the hub keeps is known when it is applied.
+    let here = |secret: &SecretRef| is_reference(&secret.0) && secret.stored().is_none();
+    let secrets = of_sources.chain(of_endpoints).filter(|(_, secret)| here(secret));
     let missing = secrets.filter_map(|(path, secret)| {
         let reason = resolve(secret, Path::new("")).err()?;
         Some(Finding { message: format!("{}: {reason}", place(&path)), path })
@@ -86,7 +88,7 @@ pub fn resolve(secret: &SecretRef, base: &Path) -> Result<Vec<u8>, String> {
         }
         bytes
     } else {
-        return Err("a secret is a reference, env:NAME or file:PATH, and never the value itself".into());
+        return Err("a secret is a reference, env:NAME, file:PATH or stored:NAME, and never the value itself".into());
     };
     if bytes.is_empty() {
         return Err(format!("the secret {} is empty: give it a value, or remove the reference", secret.0));

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::standins::{EMAIL, StandIns, random};
 use crate::config::{Auth, Config, Endpoint, SecretRef, Smtp, SmtpTls};
-use crate::keys::write_private;
+use crate::private::write_private;
 
 /// The setting that says where people find the hub: not a target.
 const HUB_URL: &str = "hub_url";

@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::verify::{self, Reason, Signed};
 use super::{Door, Share, Stranger, find, read, spend};
-use crate::catalog::Webhook;
+use crate::catalog::{Draft, Webhook};
 use crate::committer::CommitError;
-use crate::event::{Event, EventId, NewEvent};
+use crate::event::EventId;
 use crate::ingress::key::{Key, event_name};
 use crate::store::Done;
 
@@ -134,20 +134,9 @@ async fn accept(
     };
     let event_type = event_name(&webhook.event, headers, &payload).map_err(|_| busy())?;
     let id = EventId(door.ids.next(now_ms));
-    let event = NewEvent {
-        key: Key::given(&webhook.source, &key),
-        deliveries: door.catalog.get().owed(id, &event_type, &payload, webhook.queue, now_ms),
-        event: Arc::new(Event {
-            id,
-            source: webhook.source.clone(),
-            event_type: (*event_type).into(),
-            created_ms: now_ms,
-            content_type: "application/json".into(),
-            headers: Vec::new(),
-            payload,
-            parent: None,
-        }),
-    };
+    let key = Key::given(&webhook.source, &key);
+    let draft = Draft::json(id, webhook.source.clone(), &event_type, payload, key, webhook.queue, now_ms);
+    let event = door.catalog.get().event(&door.ring, Draft { care: webhook.care.clone(), ..draft });
     match door.committer.accept(event).await {
         Ok(Done::Accepted { duplicate: false, .. }) => Ok(told(
             StatusCode::OK,

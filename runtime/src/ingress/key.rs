@@ -26,6 +26,9 @@ pub(crate) struct Key {
     /// by time, so that neighbours in time are neighbours in the index, and a commit touches a few of its pages instead
     /// of one for each event.
     pub(crate) index: Vec<u8>,
+    /// Whether it is made of what the event says. An id that a provider or the hub made for the message is not; a digest
+    /// is, because short content can be guessed from it.
+    pub(crate) is_content: bool,
 }
 
 impl Key {
@@ -35,6 +38,23 @@ impl Key {
             return Key::new(source, shown_digest(key.as_bytes()));
         }
         Key::new(source, key.to_owned())
+    }
+
+    /// An id that was made for the message and says nothing of it.
+    pub(crate) fn id(source: &str, id: &str) -> Key {
+        Key { is_content: false, ..Key::given(source, id) }
+    }
+
+    /// The same key for whoever may not read it: what the index holds is `hidden`, which the same source and key always
+    /// give.
+    pub(crate) fn hide(self, hidden: impl FnOnce(&[u8]) -> [u8; 32]) -> Key {
+        if !self.is_content {
+            return self;
+        }
+        // Ends the source's part, as in the open form, and no open form holds a second zero byte.
+        let source = self.index.iter().position(|byte| *byte == 0).unwrap_or(0);
+        let index = [&self.index[..=source], b"\0", &hidden(&self.index)].concat();
+        Key { index, ..self }
     }
 
     /// The key of a verified request: what the source's rule finds, else the id that the signature covers
@@ -56,16 +76,17 @@ impl Key {
         let from_body = rule.pointer.as_deref().and_then(|pointer| text(body, pointer));
         let from_parts = joined(body, &rule.pointers).map(Cow::Owned);
         let found = from_header.map(Cow::Borrowed).or(from_body).or(from_parts).filter(|key| !key.is_empty());
-        match found.as_deref().or(signed_id) {
-            Some(key) => Key::given(source, key),
-            None => Key::new(source, shown_digest(body)),
+        match (found.as_deref(), signed_id) {
+            (Some(key), _) => Key::given(source, key),
+            (None, Some(id)) => Key::id(source, id),
+            (None, None) => Key::new(source, shown_digest(body)),
         }
     }
 
     /// `shown` holds no zero byte, so the last one in the index ends the source.
     fn new(source: &str, shown: String) -> Key {
         let index = [source.as_bytes(), b"\0", shown.as_bytes()].concat();
-        Key { shown, index }
+        Key { shown, index, is_content: true }
     }
 }
 

@@ -58,6 +58,13 @@ pub(crate) struct Lent {
     pub(crate) mails: u32,
 }
 
+impl Lent {
+    /// The value of one of the endpoint's secrets, as long as it counts.
+    pub(crate) fn secret(&self, name: &str) -> Option<&[u8]> {
+        self.endpoint.secrets.get(name)?.at(self.clock.now_ms())
+    }
+}
+
 impl State {
     pub(crate) fn new(ticks: u32, lent: Option<Lent>) -> State {
         State { limits: Limits::default(), log: Log::default(), panic: None, ticks, taken: false, lent }

@@ -96,6 +96,7 @@ mod tests {
             headers: Vec::new(),
             payload: Default::default(),
             parent: None,
+            content: crate::event::Content::Clear,
         };
         let (event, id) = (Arc::new(event), DeliveryId(id));
         Delivery { id, event, endpoint, route: 1, queue: 1, priority, ordering: None, tries: 0, charged: 0 }

@@ -2,6 +2,9 @@
 
 use crate::delivery::{Delivery, Outcome, Status};
 use crate::event::{DeliveryId, Event, EventId, SyncRunId};
+use crate::keyring::KeyId;
+use crate::seal::Place;
+use zeroize::Zeroizing;
 
 #[derive(Debug, Default)]
 pub(crate) struct Promoted {
@@ -19,6 +22,7 @@ pub(crate) struct CatalogRows {
     pub(crate) routes: Vec<RouteRow>,
     pub(crate) mappings: Vec<MappingRow>,
     pub(crate) schedules: Vec<ScheduleRow>,
+    pub(crate) secrets: Vec<SecretRow>,
 }
 
 #[derive(Debug)]
@@ -178,6 +182,7 @@ pub(crate) struct EventRow {
     pub(crate) unrouted: bool,
     pub(crate) created_ms: u64,
     pub(crate) parent: Option<DeliveryId>,
+    pub(crate) content: ContentState,
     pub(crate) deliveries: Vec<DeliveryRow>,
 }
 
@@ -314,4 +319,72 @@ pub(crate) struct SyncRunRow {
     pub(crate) known: u64,
     pub(crate) code: Option<String>,
     pub(crate) message: Option<String>,
+}
+
+/// What a row holds of its event's content: a small number in SQL, a word everywhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(i64)]
+pub(crate) enum ContentState {
+    Clear = 0,
+    Sealed = 1,
+    /// Nothing any more: its time was over.
+    Expired = 2,
+    /// Nothing any more: a person asked for it.
+    Erased = 3,
+}
+
+impl ContentState {
+    pub(crate) fn from_sql(number: i64) -> ContentState {
+        match number {
+            0 => ContentState::Clear,
+            1 => ContentState::Sealed,
+            2 => ContentState::Expired,
+            _ => ContentState::Erased,
+        }
+    }
+}
+
+/// A key that a key of the ring wraps.
+#[derive(Debug)]
+pub(crate) struct WrappedKey {
+    pub(crate) of: KeyOf,
+    /// Which of the ring's keys does, and did before.
+    pub(crate) key: KeyId,
+    pub(crate) was: KeyId,
+    pub(crate) wrapped: Vec<u8>,
+}
+
+/// What a wrapped key seals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeyOf {
+    Event(EventId),
+    Secret { name: String, version: i64 },
+}
+
+impl KeyOf {
+    pub(crate) fn place(&self) -> Place<'_> {
+        match self {
+            KeyOf::Event(event) => Place::PayloadKey { event: event.0 },
+            KeyOf::Secret { name, version } => Place::SecretKey { name, version: *version },
+        }
+    }
+}
+
+/// One version of a stored secret, opened.
+pub(crate) struct SecretRow {
+    pub(crate) name: String,
+    /// From 1; the highest is in force.
+    pub(crate) version: i64,
+    /// None when it cannot be opened.
+    pub(crate) value: Option<Zeroizing<Vec<u8>>>,
+    pub(crate) created_ms: u64,
+    /// Until when it counts beside the version after it.
+    pub(crate) not_after_ms: Option<u64>,
+}
+
+impl std::fmt::Debug for SecretRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SecretRow({} {})", self.name, self.version)
+    }
 }

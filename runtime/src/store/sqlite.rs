@@ -1,16 +1,18 @@
 //! The embedded database: SQLite in WAL mode, every commit fsynced, one writer, readers beside it.
 
+mod content;
 mod hot;
 mod keys;
 mod mappings;
 mod schedules;
+mod secrets;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
@@ -22,8 +24,10 @@ use tokio::task::block_in_place;
 use super::rows::*;
 use super::{Done, Result, Store, StoreError, Work};
 use crate::clock::ID_STRIDE;
-use crate::delivery::{Delivery, Outcome, Status};
+use crate::delivery::{Delivery, Outcome, Said, Status};
 use crate::event::{DeliveryId, Event, EventId};
+use crate::keyring::{KeyId, Keyring};
+use content::Stored;
 
 /// The first release without the WAL-reset corruption (https://sqlite.org/wal.html#walresetbug).
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -32,6 +36,8 @@ pub(crate) struct SqliteStore {
     /// Whoever holds it has the transaction to themselves.
     writer: Mutex<Writer>,
     readers: SqlitePool,
+    /// Opens what is sealed.
+    ring: Arc<Keyring>,
 }
 
 /// The one connection that writes, held twice: by sqlx, and directly for the hot path.
@@ -43,7 +49,7 @@ struct Writer {
 
 impl SqliteStore {
     /// Opens or creates the file and brings its tables up to date.
-    pub(crate) async fn open(path: &Path) -> anyhow::Result<SqliteStore> {
+    pub(crate) async fn open(path: &Path, ring: Arc<Keyring>) -> anyhow::Result<SqliteStore> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -70,7 +76,11 @@ impl SqliteStore {
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false).pragma("query_only", "on"))
             .await?;
-        Ok(SqliteStore { writer: Mutex::new(Writer { direct: borrow(&mut writer).await?, sqlx: writer }), readers })
+        Ok(SqliteStore {
+            writer: Mutex::new(Writer { direct: borrow(&mut writer).await?, sqlx: writer }),
+            readers,
+            ring,
+        })
     }
 
     async fn begin(&self) -> Result<Transaction<'_>> {
@@ -140,12 +150,12 @@ impl Store for SqliteStore {
 
     async fn claim(&self, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
         let writer = self.writer.lock().await;
-        block_in_place(|| Ok(hot::transaction(&writer.direct, |db| hot::claim(db, node, endpoint, limit))?))
+        block_in_place(|| Ok(hot::transaction(&writer.direct, |db| hot::claim(db, &self.ring, node, endpoint, limit))?))
     }
 
     async fn promote(&self, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
         let writer = self.writer.lock().await;
-        block_in_place(|| Ok(hot::transaction(&writer.direct, |db| hot::promote(db, node, now_ms, limit))?))
+        block_in_place(|| Ok(hot::transaction(&writer.direct, |db| hot::promote(db, &self.ring, node, now_ms, limit))?))
     }
 
     async fn next_due(&self) -> Result<Option<u64>> {
@@ -229,6 +239,7 @@ impl Store for SqliteStore {
         }
         catalog.mappings = mappings::in_force(conn).await?;
         catalog.schedules = schedules::all(conn).await?;
+        catalog.secrets = secrets::all(conn, &self.ring).await?;
         Ok(catalog)
     }
 
@@ -391,7 +402,7 @@ impl Store for SqliteStore {
     async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
         let conn = &mut *self.readers.acquire().await?;
         let rows = sqlx::query(
-            "select id, source, event_type, status, created_at, parent_id from integration_events \
+            "select id, source, event_type, status, created_at, parent_id, content from integration_events \
              where id < ?1 and (?2 is null or event_type = ?2) and (?3 is null or source = ?3) \
              and (?4 = 0 or status <> 0) and (?5 is null or parent_id = ?5) order by id desc limit ?6",
         )
@@ -413,31 +424,42 @@ impl Store for SqliteStore {
     async fn event(&self, id: EventId) -> Result<EventDetail> {
         let conn = &mut *self.readers.acquire().await?;
         let row = sqlx::query(
-            "select id, source, event_type, status, created_at, parent_id, content_type, headers, payload, \
-             idempotency_key from integration_events where id = ?",
+            "select id, source, event_type, status, created_at, parent_id, content, content_type, headers, payload, \
+             idempotency_key, sealed, key_id, wrapped from integration_events \
+             left join payload_keys on event_id = id where id = ?",
         )
         .bind(id.0)
         .fetch_optional(&mut *conn)
         .await?
         .ok_or_else(|| StoreError::NotFound(format!("event {id}")))?;
+        let opened = Stored {
+            event: id.0,
+            content: ContentState::from_sql(row.try_get(6)?),
+            headers: row.try_get(8)?,
+            payload: row.try_get(9)?,
+            envelope: row.try_get(11)?,
+            key: row.try_get::<Option<u32>, _>(12)?.map(KeyId).zip(row.try_get::<Option<&[u8]>, _>(13)?),
+        }
+        .open(&self.ring);
         let event = Event {
             id,
             source: row.try_get::<&str, _>(1)?.into(),
             event_type: row.try_get::<&str, _>(2)?.into(),
             created_ms: row.try_get::<i64, _>(4)? as u64,
             parent: row.try_get::<Option<i64>, _>(5)?.map(DeliveryId),
-            content_type: row.try_get::<&str, _>(6)?.into(),
-            headers: read_headers(row.try_get(7)?),
-            payload: Bytes::from(row.try_get::<Vec<u8>, _>(8)?),
+            content_type: row.try_get::<&str, _>(7)?.into(),
+            headers: opened.headers,
+            payload: opened.payload,
+            content: opened.content,
         };
-        let key = row.try_get(9)?;
+        let key = opened.shown.map_or_else(|| row.try_get(10), Ok)?;
         let row = event_row(conn, &row).await?;
         let mut attempts = Vec::new();
         let mut children = Vec::new();
         for delivery in &row.deliveries {
             let rows = sqlx::query(
                 "select a.delivery_id, a.number, a.started_at, a.duration_us, a.outcome, a.http_status, a.code, \
-                 a.message, c.digest, m.digest, a.log, e.name, e.version from delivery_attempts a \
+                 a.message, c.digest, m.digest, a.log, e.name, e.version, a.sealed from delivery_attempts a \
                  left join connector_versions c on c.id = a.connector_version \
                  left join connector_versions m on m.id = a.mapping_version \
                  left join event_mappings e on e.id = a.mapping_id where a.delivery_id = ? order by a.number",
@@ -446,23 +468,27 @@ impl Store for SqliteStore {
             .fetch_all(&mut *conn)
             .await?;
             for row in rows {
+                let number = row.try_get(1)?;
+                let sealed: Option<&[u8]> = row.try_get(13)?;
+                let said = sealed.map(|sealed| content::said(event.content.key(), delivery.id.0, number, sealed));
+                let said = said.unwrap_or_default();
                 attempts.push(AttemptRow {
                     delivery: DeliveryId(row.try_get(0)?),
-                    number: row.try_get(1)?,
+                    number,
                     started_ms: row.try_get::<i64, _>(2)? as u64,
                     duration_us: row.try_get::<i64, _>(3)? as u64,
                     outcome: Outcome::from_sql(row.try_get(4)?),
                     http_status: row.try_get(5)?,
-                    code: row.try_get(6)?,
-                    message: row.try_get(7)?,
+                    code: said.code.map_or_else(|| row.try_get(6), |code| Ok(Some(code)))?,
+                    message: said.message.map_or_else(|| row.try_get(7), |message| Ok(Some(message)))?,
                     connector_digest: row.try_get(8)?,
                     mapping_digest: row.try_get(9)?,
-                    log: row.try_get(10)?,
+                    log: said.log.map_or_else(|| row.try_get(10), |log| Ok(Some(log)))?,
                     mapping: row.try_get::<Option<String>, _>(11)?.zip(row.try_get(12)?),
                 });
             }
             let rows = sqlx::query(
-                "select id, source, event_type, status, created_at, parent_id from integration_events \
+                "select id, source, event_type, status, created_at, parent_id, content from integration_events \
                  where parent_id = ? order by id",
             )
             .bind(delivery.id.0)
@@ -478,8 +504,10 @@ impl Store for SqliteStore {
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
         let rows = sqlx::query(
             "select l.delivery_id, l.event_id, e.event_type, l.endpoint_id, l.reason, l.http_status, l.code, \
-             l.message, d.tries, l.created_at from dead_letter l join integration_events e on e.id = l.event_id \
-             join webhook_deliveries d on d.id = l.delivery_id \
+             l.message, d.tries, l.created_at, k.key_id, k.wrapped, a.sealed \
+             from dead_letter l join integration_events e on e.id = l.event_id \
+             join webhook_deliveries d on d.id = l.delivery_id left join payload_keys k on k.event_id = l.event_id \
+             left join delivery_attempts a on a.delivery_id = l.delivery_id and a.number = d.tries \
              where l.delivery_id < ?1 and (?2 is null or l.endpoint_id = ?2) order by l.delivery_id desc limit ?3",
         )
         .bind(filter.before.map_or(i64::MAX, |id| id.0))
@@ -489,16 +517,25 @@ impl Store for SqliteStore {
         .await?;
         rows.iter()
             .map(|row| {
+                let (delivery, event) = (row.try_get(0)?, row.try_get(1)?);
+                let tries = row.try_get(8)?;
+                let said = match row.try_get::<Option<&[u8]>, _>(12)? {
+                    Some(sealed) => {
+                        let key = content::event_key(&self.ring, event, row, 10)?;
+                        content::said(key.as_ref(), delivery, tries, sealed)
+                    }
+                    None => Said::default(),
+                };
                 Ok(DeadLetterRow {
-                    delivery: DeliveryId(row.try_get(0)?),
-                    event: EventId(row.try_get(1)?),
+                    delivery: DeliveryId(delivery),
+                    event: EventId(event),
                     event_type: row.try_get(2)?,
                     endpoint: row.try_get(3)?,
                     reason: Outcome::from_sql(row.try_get(4)?),
                     http_status: row.try_get(5)?,
-                    code: row.try_get(6)?,
-                    message: row.try_get(7)?,
-                    tries: row.try_get(8)?,
+                    code: said.code.map_or_else(|| row.try_get(6), |code| Ok(Some(code)))?,
+                    message: said.message.map_or_else(|| row.try_get(7), |message| Ok(Some(message)))?,
+                    tries,
                     created_ms: row.try_get::<i64, _>(9)? as u64,
                 })
             })
@@ -516,6 +553,9 @@ impl Store for SqliteStore {
                 Some(Status::Owed | Status::Waiting) => {
                     Err(StoreError::Conflict(format!("delivery {delivery} is still on its way")))
                 }
+                Some(_) if content::is_gone(conn, delivery).await? => Err(StoreError::Conflict(format!(
+                    "the content of {delivery} is kept no longer: there is nothing to deliver"
+                ))),
                 Some(_) => make_owed(conn, &[delivery.0]).await,
             }
         })
@@ -525,7 +565,8 @@ impl Store for SqliteStore {
     async fn replay_dead(&self, endpoint: Option<i64>, limit: u32) -> Result<u64> {
         self.transaction(async |conn| {
             let ids: Vec<i64> = sqlx::query_scalar(
-                "select delivery_id from dead_letter where ?1 is null or endpoint_id = ?1 order by delivery_id limit ?2",
+                "select delivery_id from dead_letter l join integration_events e on e.id = l.event_id \
+                 where (?1 is null or l.endpoint_id = ?1) and e.content < 2 order by delivery_id limit ?2",
             )
             .bind(endpoint)
             .bind(limit)
@@ -569,6 +610,39 @@ impl Store for SqliteStore {
 
     async fn key_used(&self, id: &str, now_ms: u64) -> Result<()> {
         self.transaction(async |conn| keys::used(conn, id, now_ms).await).await
+    }
+
+    async fn keyring(&self) -> Result<Option<Vec<u8>>> {
+        content::keyring(&self.readers).await
+    }
+
+    async fn set_keyring(&self, fingerprint: &[u8]) -> Result<()> {
+        self.transaction(async |conn| content::set_keyring(conn, fingerprint).await).await
+    }
+
+    async fn wrapped(&self) -> Result<Vec<(KeyId, u64)>> {
+        content::wrapped(&self.readers).await
+    }
+
+    async fn wrapped_before(&self, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
+        content::wrapped_before(&self.readers, active, limit).await
+    }
+
+    async fn rewrap(&self, keys: &[WrappedKey]) -> Result<()> {
+        self.transaction(async |conn| content::rewrap(conn, keys).await).await
+    }
+
+    async fn secrets(&self) -> Result<Vec<SecretRow>> {
+        secrets::all(&mut *self.readers.acquire().await?, &self.ring).await
+    }
+
+    async fn put_secret(&self, name: &str, value: &[u8], previous_until_ms: u64, now_ms: u64) -> Result<i64> {
+        let ring = &self.ring;
+        self.transaction(async |conn| secrets::put(conn, ring, name, value, previous_until_ms, now_ms).await).await
+    }
+
+    async fn remove_secret(&self, name: &str) -> Result<()> {
+        self.transaction(async |conn| secrets::remove(conn, name).await).await
     }
 }
 
@@ -733,7 +807,7 @@ fn version_row(row: &SqliteRow) -> Result<VersionRow> {
     })
 }
 
-/// Reads id, source, type, status, time and parent, and looks up the deliveries.
+/// Reads id, source, type, status, time, parent and the state of the content, and looks up the deliveries.
 async fn event_row(conn: &mut SqliteConnection, row: &SqliteRow) -> Result<EventRow> {
     let id = EventId(row.try_get(0)?);
     let deliveries = sqlx::query(
@@ -751,6 +825,7 @@ async fn event_row(conn: &mut SqliteConnection, row: &SqliteRow) -> Result<Event
         unrouted: row.try_get::<i64, _>(3)? != 0,
         created_ms: row.try_get::<i64, _>(4)? as u64,
         parent: row.try_get::<Option<i64>, _>(5)?.map(DeliveryId),
+        content: ContentState::from_sql(row.try_get(6)?),
         deliveries: deliveries
             .iter()
             .map(|row| {

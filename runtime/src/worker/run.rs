@@ -7,10 +7,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Shop;
-use crate::catalog::{Catalog, Endpoint, Mapping};
+use crate::catalog::{Catalog, Draft, Endpoint, Mapping};
 use crate::config::is_event_type;
 use crate::delivery::{Attempt, Delivery, Outcome};
-use crate::event::{Event, EventId, NewEvent};
+use crate::event::{Content, EventId, NewEvent};
 use crate::ingress::key::Key;
 use crate::plugin::{self, Detail, Emitted, Failure, Fault, MAX_PAYLOAD, Mapped, Plugins, Receipt, Version};
 use crate::sync::{MAX_CURSOR, Page};
@@ -71,6 +71,7 @@ pub(crate) async fn run(shop: &Shop, delivery: &Delivery) -> Tried {
         mapping_version: ran.mapping.map(|version| version.id),
         mapping_id: ran.mapping_id,
         log: ran.log.filter(|_| failed),
+        sealed: None,
     };
     Tried { attempt, emitted: end.emitted, cursor: end.cursor.map(String::from), taken: ran.taken }
 }
@@ -79,6 +80,13 @@ async fn attempt(shop: &Shop, catalog: &Catalog, delivery: &Delivery, ran: &mut 
     let Some(endpoint) = catalog.endpoints.get(&delivery.endpoint).filter(|endpoint| !endpoint.removed) else {
         return End::refused("the endpoint is no longer configured: configure it again, then replay");
     };
+    if matches!(delivery.event.content, Content::Gone) {
+        return End::of(
+            Outcome::Rejected,
+            "content-gone",
+            "the event's content is kept no longer, or cannot be opened",
+        );
+    }
     let event = plugin::event(delivery);
     let mapping = catalog.route(delivery.route).and_then(|route| route.mapping.as_ref());
     let payload = match mapping {
@@ -161,30 +169,27 @@ fn received(
             Some(key) => format!("{}/{key}", emitted.event_type),
             None => format!("{}/{at}", delivery.id),
         };
-        let payload = Bytes::from(emitted.payload);
         let id = EventId(shop.ids.next(now_ms));
-        NewEvent {
-            deliveries: catalog.owed(id, &emitted.event_type, &payload, delivery.queue, now_ms),
-            // No source can be named so: what a connector emits never passes for a webhook's duplicate.
-            key: Key::given(&format!("endpoint:{}", endpoint.name), &key),
-            event: Arc::new(Event {
-                id,
-                source: endpoint.name.clone(),
-                event_type: emitted.event_type.into(),
-                created_ms: now_ms,
-                content_type: "application/json".into(),
-                headers: Vec::new(),
-                payload,
-                parent: Some(delivery.id),
-            }),
-        }
+        // No source can be named so: what a connector emits never passes for a webhook's duplicate.
+        let key = Key::given(&format!("endpoint:{}", endpoint.name), &key);
+        let draft = Draft::json(
+            id,
+            endpoint.name.clone(),
+            &emitted.event_type,
+            Bytes::from(emitted.payload),
+            key,
+            delivery.queue,
+            now_ms,
+        );
+        let care = endpoint.care.or_sensitive(delivery.event.content.key().is_some());
+        catalog.event(&shop.ring, Draft { parent: Some(delivery.id), care, ..draft })
     };
     let mut emitted: Vec<NewEvent> = receipt.emitted.into_iter().enumerate().map(emit).collect();
     // A cursor without a run leads nowhere.
     let cursor = receipt.cursor.filter(|_| page.is_some()).map(String::into_boxed_str);
     if let (Some(page), Some(cursor)) = (page, &cursor) {
         let now_ms = shop.clock.now_ms();
-        emitted.push(page.next(cursor.to_string()).ask(catalog, EventId(shop.ids.next(now_ms)), now_ms));
+        emitted.push(page.next(cursor.to_string()).ask(catalog, &shop.ring, EventId(shop.ids.next(now_ms)), now_ms));
     }
     End {
         outcome: Outcome::Delivered,

@@ -98,7 +98,7 @@ fn fill_in(lent: &Lent, request: http::Request) -> Result<(Checked<'_>, outbound
     }
     let mut url_changed = false;
     for (placeholder, secret) in &lent.placeholders {
-        let value = lent.endpoint.secrets.get(secret).map_or(&b""[..], |value| value);
+        let value = lent.secret(secret).unwrap_or_default();
         let in_text = std::str::from_utf8(value);
         url_changed |= filled.url.contains(placeholder);
         for text in std::iter::once(&mut filled.url).chain(filled.headers.iter_mut().map(|(_, value)| value)) {
@@ -211,14 +211,14 @@ impl secrets::Host for State {
 
     fn hmac_sha256(&mut self, name: String, data: Vec<u8>) -> Result<Vec<u8>, secrets::Error> {
         let lent = self.lent_secret(&name)?;
-        let value = lent.endpoint.secrets.get(&name).map_or(&b""[..], |value| value);
+        let value = lent.secret(&name).unwrap_or_default();
         let key = hmac_key(value).map_err(|problem| unusable(&name, &problem))?;
         Ok(MacKey::sha256(&key).sign(&[&data]).as_ref().to_vec())
     }
 
     fn sign_ed25519(&mut self, name: String, data: Vec<u8>) -> Result<Vec<u8>, secrets::Error> {
         let lent = self.lent_secret(&name)?;
-        let value = lent.endpoint.secrets.get(&name).map_or(&b""[..], |value| value);
+        let value = lent.secret(&name).unwrap_or_default();
         let signature = sign_ed25519(value, &data).map_err(|problem| unusable(&name, &problem))?;
         Ok(signature.to_vec())
     }
@@ -233,7 +233,7 @@ impl State {
     fn lent_secret(&mut self, name: &str) -> Result<&mut Lent, secrets::Error> {
         let missing = |why| Err(secrets::Error::Missing(why));
         let Some(lent) = &mut self.lent else { return missing("a mapping has no secrets".into()) };
-        if !lent.endpoint.secrets.contains_key(name) {
+        if lent.secret(name).is_none() {
             let endpoint = &lent.endpoint.name;
             return missing(format!("endpoint {endpoint:?} has no secret {name:?}: add it to its `secrets`"));
         }

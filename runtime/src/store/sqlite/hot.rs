@@ -4,13 +4,14 @@
 //! the statement, and a commit has dozens of them: through sqlx 64 connections got 15k acks/s with a core idle. So here
 //! the same connection is used directly, through rusqlite, by whoever holds the writer's lock.
 
-use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 
-use super::{read_headers, write_headers};
+use super::content::Stored;
+use super::write_headers;
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Settlement, Status, SyncStep};
 use crate::event::{DeliveryId, Event, EventId, NewEvent, Place};
-use crate::store::rows::Promoted;
+use crate::keyring::{KeyId, Keyring};
+use crate::store::rows::{ContentState, Promoted};
 use crate::store::{Done, Work};
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
@@ -66,7 +67,7 @@ fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
     }
     db.prepare_cached(
         "insert into integration_events (id, source, event_type, status, created_at, idempotency_key, content_type, \
-         headers, parent_id, payload) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         headers, parent_id, payload, content, sealed) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         event.id.0,
@@ -74,12 +75,19 @@ fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
         &*event.event_type,
         i64::from(new.deliveries.is_empty()),
         event.created_ms as i64,
-        new.key.shown,
+        // In the envelope where it says something.
+        if new.sealed.is_some() && new.key.is_content { "" } else { &new.key.shown },
         &*event.content_type,
-        write_headers(&event.headers),
+        if new.sealed.is_some() { None } else { write_headers(&event.headers) },
         event.parent.map(|parent| parent.0),
-        &event.payload[..],
+        new.sealed.as_ref().map_or(&event.payload[..], |sealed| &sealed.payload),
+        if new.sealed.is_some() { ContentState::Sealed } else { ContentState::Clear } as i64,
+        new.sealed.as_ref().map(|sealed| &sealed.envelope),
     ])?;
+    if let Some(sealed) = &new.sealed {
+        db.prepare_cached("insert into payload_keys (event_id, key_id, wrapped) values (?, ?, ?)")?
+            .execute(params![event.id.0, sealed.key.0, sealed.wrapped])?;
+    }
     for delivery in &new.deliveries {
         let (status, holder) = match delivery.place {
             Place::Memory => (Status::Owed, node),
@@ -185,7 +193,8 @@ fn settle(db: &Connection, node: i64, settlement: &Settlement) -> Result<bool> {
 fn record(db: &Connection, delivery: &Delivery, attempt: &Attempt) -> Result<()> {
     db.prepare_cached(
         "insert or replace into delivery_attempts (delivery_id, number, started_at, duration_us, outcome, http_status, \
-         code, message, connector_version, mapping_version, mapping_id, log) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         code, message, connector_version, mapping_version, mapping_id, log, sealed) \
+         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         delivery.id.0,
@@ -200,6 +209,7 @@ fn record(db: &Connection, delivery: &Delivery, attempt: &Attempt) -> Result<()>
         attempt.mapping_version,
         attempt.mapping_id,
         attempt.log,
+        attempt.sealed,
     ])?;
     Ok(())
 }
@@ -233,22 +243,23 @@ macro_rules! select_deliveries {
     ($from:literal) => {
         concat!(
             "select d.id, d.endpoint_id, d.route_id, d.queue_id, d.priority, d.tries, d.charged, d.ordering_key, e.id, ",
-            "e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload from ",
+            "e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload, e.content, ",
+            "e.sealed, k.key_id, k.wrapped from ",
             $from
         )
     };
 }
 
-pub(super) fn claim(db: &Connection, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
+pub(super) fn claim(db: &Connection, ring: &Keyring, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
     let deliveries: Vec<Delivery> = db
         .prepare_cached(select_deliveries!(
             "webhook_deliveries d join integration_events e on e.id = d.event_id \
-             where d.node_id = 0 and d.endpoint_id = ? and d.status = 0 and (d.ordering_key is null or not exists \
+             left join payload_keys k on k.event_id = e.id where d.node_id = 0 and d.endpoint_id = ? and d.status = 0 and (d.ordering_key is null or not exists \
              (select 1 from webhook_deliveries b where b.endpoint_id = d.endpoint_id \
              and b.ordering_key = d.ordering_key and b.id < d.id and b.status in (0, 1, 5))) \
              order by d.priority desc, d.id limit ?"
         ))?
-        .query_map(params![endpoint, limit], delivery)?
+        .query_map(params![endpoint, limit], |row| delivery(row, ring))?
         .collect::<Result<_>>()?;
     for delivery in &deliveries {
         take(db, node, delivery)?;
@@ -256,13 +267,14 @@ pub(super) fn claim(db: &Connection, node: i64, endpoint: i64, limit: u32) -> Re
     Ok(deliveries)
 }
 
-pub(super) fn promote(db: &Connection, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
+pub(super) fn promote(db: &Connection, ring: &Keyring, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
     let due: Vec<Delivery> = db
         .prepare_cached(select_deliveries!(
             "(select delivery_id from retry_queue where next_retry_at <= ? order by next_retry_at limit ?) r \
-             join webhook_deliveries d on d.id = r.delivery_id join integration_events e on e.id = d.event_id"
+             join webhook_deliveries d on d.id = r.delivery_id join integration_events e on e.id = d.event_id \
+             left join payload_keys k on k.event_id = e.id"
         ))?
-        .query_map(params![now_ms as i64, limit], delivery)?
+        .query_map(params![now_ms as i64, limit], |row| delivery(row, ring))?
         .collect::<Result<_>>()?;
     let mut promoted = Promoted::default();
     for delivery in due {
@@ -284,7 +296,17 @@ fn take(db: &Connection, node: i64, delivery: &Delivery) -> Result<()> {
     Ok(())
 }
 
-fn delivery(row: &Row<'_>) -> Result<Delivery> {
+fn delivery(row: &Row<'_>, ring: &Keyring) -> Result<Delivery> {
+    let event = row.get(8)?;
+    let stored = Stored {
+        event,
+        content: ContentState::from_sql(row.get(16)?),
+        headers: row.get_ref(13)?.as_str_or_null()?,
+        payload: row.get_ref(15)?.as_blob()?,
+        envelope: row.get_ref(17)?.as_blob_or_null()?,
+        key: row.get::<_, Option<u32>>(18)?.map(KeyId).zip(row.get_ref(19)?.as_blob_or_null()?),
+    };
+    let opened = stored.open(ring);
     let text = |column: usize| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
     Ok(Delivery {
         id: DeliveryId(row.get(0)?),
@@ -296,14 +318,15 @@ fn delivery(row: &Row<'_>) -> Result<Delivery> {
         charged: row.get(6)?,
         ordering: row.get(7)?,
         event: std::sync::Arc::new(Event {
-            id: EventId(row.get(8)?),
+            id: EventId(event),
             source: text(9)?.into(),
             event_type: text(10)?.into(),
             created_ms: row.get::<_, i64>(11)? as u64,
             content_type: text(12)?.into(),
-            headers: read_headers(row.get_ref(13)?.as_str_or_null()?),
+            headers: opened.headers,
             parent: row.get::<_, Option<i64>>(14)?.map(DeliveryId),
-            payload: Bytes::copy_from_slice(row.get_ref(15)?.as_blob()?),
+            payload: opened.payload,
+            content: opened.content,
         }),
     })
 }

@@ -1,0 +1,133 @@
+//! How everything that enters the hub becomes an event: what is owed because of it, and what of it has to be hidden.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Catalog;
+use crate::clock::random_bytes;
+use crate::config::Personal;
+use crate::event::{Content, DeliveryId, Event, EventId, NewEvent, Sealed};
+use crate::ingress::key::Key;
+use crate::keyring::Keyring;
+use crate::seal::{Place, SealKey};
+
+/// What is about to become an event.
+pub(crate) struct Draft<'a> {
+    pub(crate) id: EventId,
+    pub(crate) source: Arc<str>,
+    pub(crate) event_type: &'a str,
+    pub(crate) now_ms: u64,
+    pub(crate) content_type: &'a str,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) payload: Bytes,
+    pub(crate) parent: Option<DeliveryId>,
+    pub(crate) key: Key,
+    /// Of its deliveries, unless their routes name another.
+    pub(crate) queue: i64,
+    pub(crate) care: Care,
+}
+
+/// What an event needs because it is about people.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Care {
+    pub(crate) sensitive: bool,
+    pub(crate) personal: Arc<[Personal]>,
+}
+
+impl Care {
+    pub(super) fn new(sensitive: bool, personal: &[Personal]) -> Care {
+        Care { sensitive, personal: personal.into() }
+    }
+
+    /// For what comes of an event that is sealed.
+    pub(crate) fn or_sensitive(&self, sensitive: bool) -> Care {
+        Care { sensitive: self.sensitive || sensitive, ..self.clone() }
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// An event that the hub makes: JSON, without headers, and with nothing to hide unless it is said.
+    pub(crate) fn json(
+        id: EventId,
+        source: impl Into<Arc<str>>,
+        event_type: &'a str,
+        payload: Bytes,
+        key: Key,
+        queue: i64,
+        now_ms: u64,
+    ) -> Draft<'a> {
+        Draft {
+            id,
+            source: source.into(),
+            event_type,
+            now_ms,
+            content_type: "application/json",
+            headers: Vec::new(),
+            payload,
+            parent: None,
+            key,
+            queue,
+            care: Care::default(),
+        }
+    }
+
+    /// What nobody may see without a key of the ring.
+    fn seal(&self, ring: &Keyring) -> (Arc<SealKey>, Sealed) {
+        let key = SealKey::new(random_bytes());
+        let event = self.id.0;
+        let (ring_key, wrapped) = ring.wrap(Place::PayloadKey { event }, &key);
+        let shown = self.key.is_content.then_some(self.key.shown.as_str());
+        // Texts always serialise.
+        let envelope = serde_json::to_vec(&(&self.headers, shown)).unwrap_or_default();
+        let sealed = Sealed {
+            key: ring_key,
+            wrapped,
+            payload: key.seal(Place::Payload { event }, random_bytes(), &self.payload),
+            envelope: key.seal(Place::Envelope { event }, random_bytes(), &envelope),
+        };
+        (Arc::new(key), sealed)
+    }
+}
+
+impl Catalog {
+    /// The event that a draft stands for, ready to be committed.
+    pub(crate) fn event(&self, ring: &Keyring, mut draft: Draft<'_>) -> NewEvent {
+        let deliveries = self.owed(ring, draft.id, draft.event_type, &draft.payload, draft.queue, draft.now_ms);
+        // What a target says about an event is sealed with it, so an endpoint that says what is sensitive asks for that.
+        let endpoint = |id: &i64| self.endpoints.get(id).is_some_and(|endpoint| endpoint.care.sensitive);
+        draft.care.sensitive |= deliveries.iter().any(|delivery| endpoint(&delivery.endpoint));
+        let (content, sealed) = if draft.care.sensitive {
+            let (key, sealed) = draft.seal(ring);
+            (Content::Sealed(key), Some(sealed))
+        } else {
+            (Content::Clear, None)
+        };
+        if draft.care.sensitive || !draft.care.personal.is_empty() {
+            // What is kept of it after it was erased must not say what it was.
+            draft.key = draft.key.hide(|index| ring.index("idempotency", &[index]));
+        }
+        NewEvent {
+            event: Arc::new(Event {
+                id: draft.id,
+                source: draft.source,
+                event_type: draft.event_type.into(),
+                created_ms: draft.now_ms,
+                content_type: draft.content_type.into(),
+                headers: draft.headers,
+                payload: draft.payload,
+                parent: draft.parent,
+                content,
+            }),
+            key: draft.key,
+            deliveries,
+            sealed,
+        }
+    }
+
+    /// Of a source by its name; of one that is not configured nothing is known.
+    pub(crate) fn care_of(&self, source: &str) -> Care {
+        let source = self.config.sources.get(source);
+        source.map_or_else(Care::default, |source| Care::new(source.sensitive, &source.personal))
+    }
+}

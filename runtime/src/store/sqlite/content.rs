@@ -1,0 +1,158 @@
+//! What the rows hold of content: opened where it is sealed, and the keys that it is sealed with.
+
+use bytes::Bytes;
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use std::sync::Arc;
+
+use super::read_headers;
+use crate::delivery::Said;
+use crate::event::{Content, DeliveryId, EventId};
+use crate::keyring::{KeyId, Keyring};
+use crate::seal::{Place, SealKey};
+use crate::store::Result;
+use crate::store::rows::{ContentState, KeyOf, WrappedKey};
+
+/// An event's content as it is stored.
+pub(super) struct Stored<'r> {
+    pub(super) event: i64,
+    pub(super) content: ContentState,
+    pub(super) headers: Option<&'r str>,
+    pub(super) payload: &'r [u8],
+    pub(super) envelope: Option<&'r [u8]>,
+    pub(super) key: Option<(KeyId, &'r [u8])>,
+}
+
+pub(super) struct Opened {
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) payload: Bytes,
+    /// The idempotency key, where it is sealed.
+    pub(super) shown: Option<String>,
+    pub(super) content: Content,
+}
+
+impl Stored<'_> {
+    /// What cannot be opened is as good as gone, and said in the log: one bad row must not stand in the way of others.
+    pub(super) fn open(&self, ring: &Keyring) -> Opened {
+        match self.content {
+            ContentState::Clear => Opened {
+                headers: read_headers(self.headers),
+                payload: Bytes::copy_from_slice(self.payload),
+                shown: None,
+                content: Content::Clear,
+            },
+            ContentState::Expired | ContentState::Erased => Opened::gone(),
+            ContentState::Sealed => self.unseal(ring).unwrap_or_else(|why| {
+                tracing::error!(event = %EventId(self.event), why, "an event's content cannot be opened");
+                Opened::gone()
+            }),
+        }
+    }
+
+    fn unseal(&self, ring: &Keyring) -> Result<Opened, String> {
+        let (id, wrapped) = self.key.ok_or("its key is not there")?;
+        let event = self.event;
+        let key = ring.unwrap(Place::PayloadKey { event }, id, wrapped).map_err(|why| why.to_string())?;
+        let open = |place, sealed| key.open(place, sealed).map_err(|why| why.to_string());
+        let payload = open(Place::Payload { event }, self.payload)?;
+        let envelope = open(Place::Envelope { event }, self.envelope.unwrap_or_default())?;
+        let (headers, shown) = serde_json::from_slice(&envelope).map_err(|_| "its envelope is damaged")?;
+        Ok(Opened { headers, payload: payload.into(), shown, content: Content::Sealed(Arc::new(key)) })
+    }
+}
+
+impl Opened {
+    fn gone() -> Opened {
+        Opened { headers: Vec::new(), payload: Bytes::new(), shown: None, content: Content::Gone }
+    }
+}
+
+/// What was said about a try, with the key of its event.
+pub(super) fn said(key: Option<&SealKey>, delivery: i64, number: u32, sealed: &[u8]) -> Said {
+    let opened = key.and_then(|key| key.open(Place::Attempt { delivery, number }, sealed).ok());
+    opened.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default()
+}
+
+/// Whether the delivery's event has no content any more.
+pub(super) async fn is_gone(conn: &mut SqliteConnection, delivery: DeliveryId) -> Result<bool> {
+    let content: Option<i64> = sqlx::query_scalar(
+        "select content from integration_events e join webhook_deliveries d on d.event_id = e.id where d.id = ?",
+    )
+    .bind(delivery.0)
+    .fetch_optional(conn)
+    .await?;
+    Ok(!matches!(content.map(ContentState::from_sql), Some(ContentState::Clear | ContentState::Sealed)))
+}
+
+/// The key of an event, from the columns `key_id` and `wrapped`.
+pub(super) fn event_key(ring: &Keyring, event: i64, row: &SqliteRow, column: usize) -> Result<Option<SealKey>> {
+    let (Some(id), Some(wrapped)) =
+        (row.try_get::<Option<u32>, _>(column)?, row.try_get::<Option<&[u8]>, _>(column + 1)?)
+    else {
+        return Ok(None);
+    };
+    Ok(ring.unwrap(Place::PayloadKey { event }, KeyId(id), wrapped).ok())
+}
+
+pub(super) async fn keyring(readers: &SqlitePool) -> Result<Option<Vec<u8>>> {
+    Ok(sqlx::query_scalar("select fingerprint from keyring").fetch_optional(readers).await?)
+}
+
+pub(super) async fn set_keyring(conn: &mut SqliteConnection, fingerprint: &[u8]) -> Result<()> {
+    sqlx::query("delete from keyring").execute(&mut *conn).await?;
+    sqlx::query("insert into keyring (fingerprint) values (?)").bind(fingerprint.to_vec()).execute(conn).await?;
+    Ok(())
+}
+
+pub(super) async fn wrapped(readers: &SqlitePool) -> Result<Vec<(KeyId, u64)>> {
+    let rows = sqlx::query(
+        "select key_id, count(*) from (select key_id from payload_keys union all select key_id from secrets) group by 1",
+    );
+    let rows = rows.fetch_all(readers).await?;
+    rows.iter().map(|row| Ok((KeyId(row.try_get(0)?), row.try_get::<i64, _>(1)? as u64))).collect()
+}
+
+pub(super) async fn wrapped_before(readers: &SqlitePool, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
+    let rows = sqlx::query(
+        "select event_id, key_id, wrapped, null from payload_keys where key_id < ?1 \
+         union all select event_id, key_id, wrapped, null from payload_keys where key_id > ?1 \
+         union all select version, key_id, wrapped, name from secrets where key_id <> ?1 limit ?2",
+    )
+    .bind(active.0)
+    .bind(limit)
+    .fetch_all(readers)
+    .await?;
+    let key = |row: &SqliteRow| {
+        let (number, id) = (row.try_get(0)?, KeyId(row.try_get(1)?));
+        let of = match row.try_get::<Option<String>, _>(3)? {
+            Some(name) => KeyOf::Secret { name, version: number },
+            None => KeyOf::Event(EventId(number)),
+        };
+        Ok(WrappedKey { of, key: id, was: id, wrapped: row.try_get(2)? })
+    };
+    rows.iter().map(key).collect()
+}
+
+pub(super) async fn rewrap(conn: &mut SqliteConnection, keys: &[WrappedKey]) -> Result<()> {
+    for key in keys {
+        let change = match &key.of {
+            KeyOf::Event(event) => {
+                sqlx::query("update payload_keys set key_id = ?, wrapped = ? where key_id = ? and event_id = ?")
+                    .bind(key.key.0)
+                    .bind(key.wrapped.clone())
+                    .bind(key.was.0)
+                    .bind(event.0)
+            }
+            KeyOf::Secret { name, version } => {
+                sqlx::query("update secrets set key_id = ?, wrapped = ? where key_id = ? and name = ? and version = ?")
+                    .bind(key.key.0)
+                    .bind(key.wrapped.clone())
+                    .bind(key.was.0)
+                    .bind(name.clone())
+                    .bind(*version)
+            }
+        };
+        change.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
