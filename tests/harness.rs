@@ -44,20 +44,26 @@ impl TestHub {
     }
 
     async fn start_on(data: TempDir, clock: Clock, config: Option<Config>) -> TestHub {
-        let config = config.map(|config| {
-            let components = components_of(&config);
-            (config, components)
-        });
-        let hub = Hub::start(Options {
-            data: data.path().join("hub"),
-            listen: ([127, 0, 0, 1], 0).into(),
-            clock: clock.clone(),
-            compiler: components::tomada(),
-            config,
-        })
-        .await
-        .expect("the hub starts");
+        let hub = open(data.path(), clock.clone(), config).await.expect("the hub starts");
         TestHub { clock, url: hub.url.clone(), key: hub.admin_key.clone(), hub: Some(hub), data: Some(data) }
+    }
+
+    /// Where the hub's files are.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.data.as_ref().expect("it has a directory").path().join("hub")
+    }
+
+    /// Every byte that the database's files hold.
+    pub(crate) fn database(&self) -> Vec<u8> {
+        let files =
+            ["tomada.db", "tomada.db-wal"].map(|name| std::fs::read(self.data().join(name)).unwrap_or_default());
+        files.concat()
+    }
+
+    /// Stops the hub, so that a test can lay hands on its files.
+    pub(crate) async fn halt(mut self) -> Halted {
+        self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+        Halted { data: self.data.take().expect("it has a directory"), clock: self.clock.clone() }
     }
 
     /// Stops the hub and starts it on the same directory, without a configuration: what it knows is in the database.
@@ -132,6 +138,45 @@ impl TestHub {
         }
         self.hub.take().expect("it runs").stop().await.expect("the hub stops");
     }
+}
+
+/// A hub that does not run.
+pub(crate) struct Halted {
+    data: TempDir,
+    clock: Clock,
+}
+
+impl Halted {
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.data.path().join("hub")
+    }
+
+    pub(crate) async fn start(self) -> TestHub {
+        TestHub::start_on(self.data, self.clock, None).await
+    }
+
+    /// Why a hub does not start on these files.
+    pub(crate) async fn refused(&self) -> String {
+        match open(self.data.path(), self.clock.clone(), None).await {
+            Ok(_) => panic!("the hub started"),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+}
+
+async fn open(data: &std::path::Path, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
+    let config = config.map(|config| {
+        let components = components_of(&config);
+        (config, components)
+    });
+    Hub::start(Options {
+        data: data.join("hub"),
+        listen: ([127, 0, 0, 1], 0).into(),
+        clock,
+        compiler: components::tomada(),
+        config,
+    })
+    .await
 }
 
 impl Drop for TestHub {

@@ -298,6 +298,30 @@ async fn metas_question_is_answered_to_those_who_know_the_token() {
     hub.finish(&[]).await;
 }
 
+/// Slack asks in a signed POST, which is no event.
+#[tokio::test(flavor = "multi_thread")]
+async fn slacks_question_is_answered_to_slack_only() {
+    let signing = secret("8f742231b10e8888abcd99yyyzzz85a5");
+    let hub = TestHub::start(&source_of("slack", &format!("\"file:{}\"", signing.path().display()), "")).await;
+    let mut partner = Partner::of(&hub.url, "/webhooks/slack").await;
+    let seconds = (START_MS / 1000).to_string();
+    let mut ask = async |body: &str, key: &str| {
+        let signed = format!("v0:{seconds}:{body}");
+        let signature = format!("v0={}", crate::harness::partner::signature_with(key.as_bytes(), &signed));
+        let headers = [("x-slack-signature", signature.as_str()), ("x-slack-request-timestamp", seconds.as_str())];
+        partner.send_with(&headers, body).await.expect("an answer")
+    };
+    let question = r#"{"token":"t","challenge":"<b>3eZbrw1aB","type":"url_verification"}"#;
+    let answer = ask(question, "8f742231b10e8888abcd99yyyzzz85a5").await;
+    assert_eq!((answer.status, &*answer.body), (200, &b"<b>3eZbrw1aB"[..]));
+    assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(ask(question, "another").await.status, 401);
+    let event = r#"{"challenge":"x","type":"event_callback"}"#;
+    assert_eq!(ask(event, "8f742231b10e8888abcd99yyyzzz85a5").await.status, 202);
+    assert_eq!(hub.get("/api/events").await["items"].as_array().map(Vec::len), Some(1), "the question is no event");
+    hub.finish(&[]).await;
+}
+
 /// A retired secret proves nothing, a source without a live one is closed, and operators see which one was seen last.
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_have_their_dates_and_are_seen() {

@@ -4,10 +4,12 @@ mod connectors;
 mod deliveries;
 mod endpoints;
 mod events;
+mod keyring;
 mod keys;
 mod mappings;
 mod routes;
 mod schedules;
+mod secrets;
 mod sources;
 
 use std::collections::BTreeMap;

@@ -38,6 +38,8 @@ use crate::signature::standard_webhooks_key;
 
 /// Signs everything in a bench; it protects nothing.
 const SECRET: &str = "whsec_dG9tYWRhLWJlbmNoLXRvbWFkYS1iZW5jaC0wMDAw";
+/// The webhook whose events lie in clear, and the one whose events are sealed.
+const PATHS: [&str; 2] = ["/webhooks/bench", "/webhooks/bench-sealed"];
 /// How long nothing may arrive before the wait for the rest is given up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -78,7 +80,7 @@ struct Options {
     /// Rounds [default: 1, with --compare 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// After each round the same load on something else
+    /// After each round the same load on something else: axum without a database, or a source that is sealed
     #[arg(long)]
     compare: Option<Peer>,
     /// Each round twice, the second time beside so many connections that send a byte a second
@@ -146,6 +148,8 @@ struct BaselineOptions {
 enum Peer {
     /// axum that reads the body and verifies the signature, without a database
     Axum,
+    /// The same hub, with a source whose events are sealed at rest
+    Sealed,
 }
 
 /// Runs one bench and prints its report. The exit code is 1 when an acknowledged event did not arrive, or one
@@ -263,23 +267,35 @@ impl Bench {
         let until = Until::After(Duration::from_secs_f64(options.seconds));
         let peer = match options.compare {
             Some(Peer::Axum) => Some(Baseline::start(&self.place.path, options.setting.scheme).await?),
-            None => None,
+            Some(Peer::Sealed) | None => None,
         };
         let mut rounds = Vec::new();
         let mut comparisons = Vec::new();
         let mut slowed = Vec::new();
-        for round in 0..options.rounds.unwrap_or(if peer.is_some() { 3 } else { 1 }) {
+        for round in 0..options.rounds.unwrap_or(if options.compare.is_some() { 3 } else { 1 }) {
             // Whoever comes second finds warmer caches: they take turns.
             let mut other = None;
             if let (Some(peer), 1) = (&peer, round % 2) {
                 other = Some(peer.load(&self.generators, options.connections, until).await?);
+            }
+            if options.compare == Some(Peer::Sealed) {
+                let mut both = [0.0; 2];
+                for at in [round % 2, 1 - round % 2] {
+                    self.target.path = PATHS[at as usize].into();
+                    let figures = self.round(options.connections, pace, until).await?;
+                    both[at as usize] = figures.per_s();
+                    rounds.push(figures);
+                }
+                let [clear_per_s, sealed_per_s] = both;
+                comparisons.push(Comparison::Sealed { clear_per_s, sealed_per_s });
+                continue;
             }
             let figures = self.round(options.connections, pace, until).await?;
             if let (Some(peer), None) = (&peer, other) {
                 other = Some(peer.load(&self.generators, options.connections, until).await?);
             }
             if let Some(other) = other {
-                comparisons.push(Comparison { hub_per_s: figures.per_s(), axum_per_s: other });
+                comparisons.push(Comparison::Axum { hub_per_s: figures.per_s(), axum_per_s: other });
             }
             if let Some(count) = options.slow {
                 // On a thread of their own, so that the load does not wait for them.
@@ -539,14 +555,16 @@ fn write_config(data: &Path, setting: &Setting, sink: SocketAddr, delivers: bool
         // Signatures are made ahead, all with the time of the start.
         auth["tolerance_s"] = 86_400.into();
     }
-    let mut config = json!({
-        "sources": { "bench": {
+    let mut config = json!({ "sources": {} });
+    for (name, path) in ["bench", "bench-sealed"].into_iter().zip(PATHS) {
+        config["sources"][name] = json!({
             "auth": auth,
-            "webhooks": [{ "path": "/webhooks/bench", "event": "lead.created", "queue": "integrations-high" }],
-        } },
-    });
-    if setting.scheme == Scheme::HmacHex {
-        config["sources"]["bench"]["idempotency"] = json!({ "pointer": "/id" });
+            "webhooks": [{ "path": path, "event": "lead.created", "queue": "integrations-high" }],
+            "sensitive": path == PATHS[1],
+        });
+        if setting.scheme == Scheme::HmacHex {
+            config["sources"][name]["idempotency"] = json!({ "pointer": "/id" });
+        }
     }
     if delivers {
         config["queues"] = json!({ "integrations-high": { "workers": [2, 4], "in_flight": 128 } });
@@ -596,7 +614,7 @@ async fn target(url: &str, scheme: Scheme) -> Result<Target> {
         .next()
         .with_context(|| format!("{authority} has no address"))?;
     let key = key(scheme, SECRET.as_bytes())?;
-    Ok(Target { address, path: "/webhooks/bench".into(), scheme, key, timestamp: unix_seconds() })
+    Ok(Target { address, path: PATHS[0].into(), scheme, key, timestamp: unix_seconds() })
 }
 
 fn key(scheme: Scheme, secret: &[u8]) -> Result<Vec<u8>> {

@@ -11,8 +11,8 @@ use std::sync::{Arc, RwLock};
 use ipnet::IpNet;
 
 pub(crate) use draft::{Care, Draft};
-pub(crate) use vault::Lent;
 use vault::Vault;
+pub(crate) use vault::{Lent, version_of};
 
 use crate::clock::ID_STRIDE;
 use crate::config::times::Times;

@@ -1,9 +1,11 @@
 //! What `tomada` understands: commands, options, exit codes (0 done, 1 not done, 2 not understood).
 
 mod doctor;
+mod keyring;
 mod keys;
 mod mappings;
 mod operate;
+mod secrets;
 mod sources;
 mod sync;
 
@@ -56,6 +58,10 @@ enum Command {
     Schedules(sync::Schedules),
     /// List API keys, make, rotate and revoke them
     Keys(keys::Keys),
+    /// List secrets that the hub keeps, store and change them
+    Secrets(secrets::Secrets),
+    /// List the keys that wrap what is sealed, rotate and retire them
+    Keyring(keyring::Keyring),
     /// Make, build, push and switch connectors and mappings
     Connector {
         #[command(subcommand)]
@@ -201,6 +207,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sync(options) => return sync::sync(options).await,
         Command::Schedules(options) => sync::schedules(options).await?,
         Command::Keys(options) => keys::run(options).await?,
+        Command::Secrets(options) => secrets::run(options).await?,
+        Command::Keyring(options) => keyring::run(options).await?,
         Command::Connector { command } => connector(command).await?,
         Command::Mappings { command } => return mappings::run(command).await,
         Command::Bench(options) => return bench::run(options).await,

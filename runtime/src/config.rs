@@ -18,6 +18,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::is_name;
 pub use files::{load, load_with_secrets, resolve};
 pub use read::parse;
 

@@ -170,6 +170,9 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
     webhook.proof.matched(verified.secret, now_ms);
     tracing::debug!(source = &*webhook.source, secret = verified.secret, "webhook verified");
     let standing = spend(door, webhook, now_ms).map_err(|standing| Problem::quota_exceeded(&standing))?;
+    if let Some(text) = webhook.proof.scheme.asks(&body) {
+        return Ok(challenge(text));
+    }
     if webhook.body == BodyKind::Json && !key::is_json(&body) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is not JSON"));
     }

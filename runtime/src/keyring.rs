@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use crate::clock::random_bytes;
@@ -54,6 +55,8 @@ pub(crate) struct Keyring {
     state: RwLock<State>,
     /// Held while the file is written, so that no older state replaces a newer one.
     writing: Mutex<()>,
+    /// Another key is active.
+    pub(crate) rotated: Notify,
 }
 
 #[derive(Clone)]
@@ -117,7 +120,12 @@ impl Keyring {
             }
             Err(error) => anyhow::bail!("{}: {error}", path.display()),
         };
-        Ok(Keyring { path: path.to_owned(), state: RwLock::new(state), writing: Mutex::default() })
+        Ok(Keyring {
+            path: path.to_owned(),
+            state: RwLock::new(state),
+            writing: Mutex::default(),
+            rotated: Notify::new(),
+        })
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -183,6 +191,7 @@ impl Keyring {
             keys.push(fresh);
             Ok(id)
         })
+        .inspect(|_| self.rotated.notify_one())
     }
 
     /// Forgets a key that wraps nothing any more; whoever calls has made sure of that.

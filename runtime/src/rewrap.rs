@@ -65,6 +65,7 @@ pub(crate) async fn run(store: Arc<dyn Store>, ring: Arc<Keyring>, stop: Cancell
         };
         tokio::select! {
             () = stop.cancelled() => return,
+            () = ring.rotated.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

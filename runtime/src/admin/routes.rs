@@ -9,7 +9,9 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{Office, apply, connectors, deliveries, endpoints, events, keys, mappings, schedules, sources};
+use super::{
+    Office, apply, connectors, deliveries, endpoints, events, keyring, keys, mappings, schedules, secrets, sources,
+};
 use crate::keys::Caller;
 use crate::keys::grant::Scope::{self, *};
 use crate::problem::Problem;
@@ -61,6 +63,12 @@ fn table() -> Vec<Route> {
         post("/keys", KeysManage, keys::create),
         post("/keys/{id}/rotate", KeysManage, keys::rotate),
         post("/keys/{id}/revoke", KeysManage, keys::revoke),
+        get("/secrets", SecretsManage, secrets::list),
+        put("/secrets/{name}", SecretsManage, secrets::set),
+        post("/secrets/{name}/remove", SecretsManage, secrets::remove),
+        get("/keyring", KeyringManage, keyring::list),
+        post("/keyring/rotate", KeyringManage, keyring::rotate),
+        post("/keyring/{id}/retire", KeyringManage, keyring::retire),
     ]
 }
 

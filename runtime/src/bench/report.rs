@@ -22,7 +22,7 @@ pub(crate) struct Report {
     rounds: Vec<Round>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     comparisons: Vec<Comparison>,
-    /// Median over the rounds of hub / axum.
+    /// Median over the rounds of hub / axum, or of sealed / in clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,9 +90,17 @@ pub(crate) struct Cost {
 
 /// The same load on both, one after the other.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Comparison {
-    pub(crate) hub_per_s: f64,
-    pub(crate) axum_per_s: f64,
+#[serde(untagged)]
+pub(crate) enum Comparison {
+    Axum {
+        hub_per_s: f64,
+        axum_per_s: f64,
+    },
+    /// The same hub, with a source whose events are sealed.
+    Sealed {
+        clear_per_s: f64,
+        sealed_per_s: f64,
+    },
 }
 
 /// What slow connections did to the others: the same load without them and beside them.
@@ -246,7 +254,25 @@ impl fmt::Display for Slowed {
 
 impl Comparison {
     fn ratio(&self) -> f64 {
-        self.hub_per_s / self.axum_per_s
+        match self {
+            Comparison::Axum { hub_per_s, axum_per_s } => hub_per_s / axum_per_s,
+            Comparison::Sealed { clear_per_s, sealed_per_s } => sealed_per_s / clear_per_s,
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = |per_s: &f64| grouped(*per_s as u64);
+        match self {
+            Comparison::Axum { hub_per_s, axum_per_s } => {
+                write!(f, "hub {}/s, axum without a database {}/s", rate(hub_per_s), rate(axum_per_s))
+            }
+            Comparison::Sealed { clear_per_s, sealed_per_s } => {
+                write!(f, "in clear {}/s, sealed {}/s", rate(clear_per_s), rate(sealed_per_s))
+            }
+        }?;
+        write!(f, ", ratio {:.3}", self.ratio())
     }
 }
 
@@ -270,9 +296,7 @@ impl fmt::Display for Report {
             write!(f, "{drain}")?;
         }
         for (n, both) in self.comparisons.iter().enumerate() {
-            let (hub, axum) = (grouped(both.hub_per_s as u64), grouped(both.axum_per_s as u64));
-            let ratio = both.ratio();
-            writeln!(f, "  round {:<3}   hub {hub}/s, axum without a database {axum}/s, ratio {ratio:.3}", n + 1)?;
+            writeln!(f, "  round {:<3}   {both}", n + 1)?;
         }
         for slow in &self.slow {
             write!(f, "{slow}")?;

@@ -87,7 +87,7 @@ impl Vault {
             let of = |row: &SecretRow| {
                 let until = row.not_after_ms.and_then(|ms| Timestamp::from_millisecond(ms as i64).ok());
                 Secret {
-                    reference: SecretRef(format!("stored:{name}{VERSION}{}", row.version)),
+                    reference: version_of(name, row.version),
                     not_before: secret.not_before,
                     not_after: match (secret.not_after, until) {
                         (Some(one), Some(other)) => Some(one.min(other)),
@@ -99,6 +99,11 @@ impl Vault {
         });
         versions.unwrap_or_else(|| vec![secret])
     }
+}
+
+/// How one version of a stored secret is referred to inside the hub.
+pub(crate) fn version_of(name: &str, version: i64) -> SecretRef {
+    SecretRef(format!("stored:{name}{VERSION}{version}"))
 }
 
 /// What stands between name and version inside the hub; a configuration cannot write it.

@@ -594,7 +594,8 @@ fn queues(config: &Config) -> impl Iterator<Item = &str> + Clone {
     config.queues.keys().map(String::as_str).chain(DEFAULT_QUEUES.iter().map(|(name, _)| *name))
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a text may name a source, an endpoint and whatever else has a name.
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(is_name_byte)
 }
 

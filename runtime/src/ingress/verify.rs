@@ -41,6 +41,7 @@ pub(crate) struct Scheme(Kind);
 enum Kind {
     StandardWebhooks(standard_webhooks::Scheme),
     Hmac { rule: hmac::Rule, keys: Secrets<MacKey> },
+    Slack { rule: hmac::Rule, keys: Secrets<MacKey> },
     Meta { rule: hmac::Rule, keys: Secrets<MacKey>, verify_token: Digest },
     HmacHex { keys: Secrets<MacKey> },
     Twilio { keys: Secrets<MacKey>, public_url: String },
@@ -146,7 +147,10 @@ impl Scheme {
                 keys: sha256()?,
                 verify_token: Sha256::digest(others.first().ok_or("there is no verify token")?).into(),
             },
-            Auth::Github { .. } | Auth::Stripe { .. } | Auth::Slack { .. } | Auth::Shopify { .. } | Auth::Hmac(_) => {
+            Auth::Slack { .. } => {
+                Kind::Slack { rule: hmac::Rule::of(auth).ok_or("there is no rule for this scheme")?, keys: sha256()? }
+            }
+            Auth::Github { .. } | Auth::Stripe { .. } | Auth::Shopify { .. } | Auth::Hmac(_) => {
                 let rule = hmac::Rule::of(auth).ok_or("there is no rule for this scheme")?;
                 let keys = macs(rule.algorithm())?;
                 Kind::Hmac { rule, keys }
@@ -179,11 +183,25 @@ impl Scheme {
     }
 }
 
+impl Scheme {
+    /// What a verified message is answered with that is no event but asks whether this is the right place.
+    ///
+    /// <https://docs.slack.dev/reference/events/url_verification>
+    pub(crate) fn asks(&self, body: &[u8]) -> Option<String> {
+        let Kind::Slack { .. } = &self.0 else { return None };
+        let kind = super::key::pointer(body, "/type")?;
+        let challenge = super::key::pointer(body, "/challenge")?.as_str()?.to_owned();
+        (kind == "url_verification" && challenge.len() <= MAX_CHALLENGE).then_some(challenge)
+    }
+}
+
 /// Proves that a holder of one of the source's live secrets sent this request. `now_ms` is since 1970-01-01 UTC.
 pub(crate) fn verify<'a>(scheme: &Scheme, request: &Signed<'a>, now_ms: u64) -> Result<Verified<'a>, Reason> {
     match &scheme.0 {
         Kind::StandardWebhooks(scheme) => scheme.verify(request, now_ms),
-        Kind::Hmac { rule, keys } | Kind::Meta { rule, keys, .. } => rule.verify(keys, request, now_ms),
+        Kind::Hmac { rule, keys } | Kind::Slack { rule, keys } | Kind::Meta { rule, keys, .. } => {
+            rule.verify(keys, request, now_ms)
+        }
         Kind::HmacHex { keys } => legacy::verify(keys, request, now_ms),
         Kind::Twilio { keys, public_url } => twilio::verify(keys, public_url, request, now_ms),
         Kind::MercadoPago { keys, tolerance_s } => mercado_pago::verify(keys, *tolerance_s, request, now_ms),

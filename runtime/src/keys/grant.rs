@@ -49,6 +49,10 @@ scopes! {
     /// The whole configuration, components included.
     ConfigApply = "config:apply",
     KeysManage = "keys:manage",
+    /// Stored secrets: their versions, without any value. Whoever may do it decides who is let in.
+    SecretsManage = "secrets:manage",
+    /// The keys that wrap what is sealed; none of them is ever shown.
+    KeyringManage = "keyring:manage",
 }
 
 /// Stands for every scope, also those of later versions.

@@ -156,3 +156,54 @@ pub(super) async fn rewrap(conn: &mut SqliteConnection, keys: &[WrappedKey]) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::random_bytes;
+
+    fn ring() -> (tempfile::TempDir, Keyring) {
+        let directory = tempfile::TempDir::new().unwrap();
+        let ring = Keyring::open(&directory.path().join("keyring"), 1).unwrap();
+        (directory, ring)
+    }
+
+    /// Key, payload and envelope of an event, as its row holds them.
+    fn row(ring: &Keyring, event: i64, content: &str) -> (KeyId, Vec<u8>, Vec<u8>, Vec<u8>) {
+        let key = SealKey::new(random_bytes());
+        let (id, wrapped) = ring.wrap(Place::PayloadKey { event }, &key);
+        let payload = key.seal(Place::Payload { event }, random_bytes(), content.as_bytes());
+        (id, wrapped, payload, key.seal(Place::Envelope { event }, random_bytes(), b"[[], \"key\"]"))
+    }
+
+    #[test]
+    fn a_row_opens_as_itself_and_with_anothers_parts_not_at_all() {
+        let (_directory, ring) = ring();
+        let (mine, other) = (row(&ring, 1, "mine"), row(&ring, 2, "other"));
+        let open = |event, key: &(KeyId, Vec<u8>, Vec<u8>, Vec<u8>), payload: &[u8], envelope: &[u8]| {
+            let content = ContentState::Sealed;
+            let key = Some((key.0, &key.1[..]));
+            let opened = Stored { event, content, headers: None, payload, envelope: Some(envelope), key }.open(&ring);
+            matches!(opened.content, Content::Sealed(_)).then_some((opened.payload, opened.shown))
+        };
+        assert_eq!(open(1, &mine, &mine.2, &mine.3), Some(("mine".into(), Some("key".into()))));
+        assert_eq!(open(1, &mine, &other.2, &mine.3), None, "another's payload");
+        assert_eq!(open(1, &mine, &mine.2, &other.3), None, "another's envelope");
+        assert_eq!(open(1, &other, &other.2, &other.3), None, "another's row altogether");
+        assert_eq!(open(1, &mine, &mine.3, &mine.2), None, "columns exchanged");
+        let stranger = (KeyId(mine.0.0 ^ 1), mine.1.clone(), Vec::new(), Vec::new());
+        assert_eq!(open(1, &stranger, &mine.2, &mine.3), None, "a key that the ring does not have");
+        assert_eq!(open(1, &mine, b"mine", &mine.3), None, "clear text where it should be sealed");
+    }
+
+    #[test]
+    fn what_was_said_opens_for_its_own_try_only() {
+        let key = SealKey::new(random_bytes());
+        let plain = serde_json::to_vec(&Said { message: Some("no".into()), ..Said::default() }).unwrap();
+        let sealed = key.seal(Place::Attempt { delivery: 7, number: 2 }, random_bytes(), &plain);
+        assert_eq!(said(Some(&key), 7, 2, &sealed).message.as_deref(), Some("no"));
+        assert_eq!(said(Some(&key), 7, 3, &sealed).message, None);
+        assert_eq!(said(Some(&key), 8, 2, &sealed).message, None);
+        assert_eq!(said(None, 7, 2, &sealed).message, None);
+    }
+}
