@@ -10,6 +10,7 @@ pub(crate) mod smtp;
 pub(crate) mod target;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -77,6 +78,28 @@ impl TestHub {
         self.clock.advance(pause);
         let data = self.data.take().expect("it has a directory");
         TestHub::start_on(data, self.clock.clone(), None).await
+    }
+
+    /// The same, after whatever somebody does to the directory while no hub runs on it.
+    pub(crate) async fn restart_meanwhile(mut self, meanwhile: impl FnOnce(&Path)) -> TestHub {
+        self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+        let data = self.data.take().expect("it has a directory");
+        let directory = data.path().join("hub");
+        // Its last connections end a little later; only then can the write-ahead log go, with which the file is whole.
+        eventually("the database is closed", async || {
+            let database = rusqlite::Connection::open(directory.join("tomada.db")).expect("the database");
+            database
+                .pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))
+                .is_ok_and(|mode: String| mode == "delete")
+        })
+        .await;
+        meanwhile(&directory);
+        TestHub::start_on(data, self.clock.clone(), None).await
+    }
+
+    /// The data directory.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.data.as_ref().expect("it has a directory").path().join("hub")
     }
 
     /// The machine's own key.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the patience of tests is measured")]
 
+mod audit;
 mod crash;
 mod doors;
 mod fairness;

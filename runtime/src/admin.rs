@@ -1,5 +1,6 @@
 //! The door for operators: the API behind a key, `/health` and `/status`.
 
+mod audit;
 mod connectors;
 mod deliveries;
 mod endpoints;
@@ -21,13 +22,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::apply::Applier;
-use crate::catalog::Current;
+use crate::audit::Audit;
+use crate::catalog::{Current, Line};
 use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
@@ -44,6 +46,7 @@ use crate::registry::{PushError, Registry};
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
 use crate::worker::Shop;
+use audit::Note;
 
 /// Bytes of an upload: the largest component, or a configuration with several of them in base64.
 const MAX_UPLOAD: usize = 64 << 20;
@@ -61,6 +64,7 @@ pub(crate) struct Office {
     pub(crate) shop: Arc<Shop>,
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) keys: Keys,
+    pub(crate) audit: Audit,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
@@ -85,7 +89,7 @@ pub use routes::{ApiRoute, api_routes, api_scopes};
 type Answer = Result<Response, Problem>;
 
 pub(crate) fn router(office: Arc<Office>) -> Router {
-    let api = routes::router()
+    let api = routes::router(&office)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "the API has no such path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path of the API does not know the method")
@@ -184,6 +188,7 @@ struct ApplyQuery {
 
 async fn apply(
     State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
     Query(query): Query<ApplyQuery>,
     body: Result<Json<ApplyBody>, axum::extract::rejection::JsonRejection>,
 ) -> Answer {
@@ -202,11 +207,15 @@ async fn apply(
         registry: &office.registry,
         clock: &office.clock,
     };
+    if !query.dry_run {
+        note.begin().await?;
+    }
     let changes = applier
         .apply(body.config, components, query.dry_run)
         .await
         .map_err(|problems| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, problems.join("\n")))?;
     if !query.dry_run {
+        note.list("changes", changes.iter().map(Line::named));
         office.shop.staff();
         office.write_config();
     }
@@ -232,21 +241,29 @@ fn push_problem(error: PushError) -> Problem {
 }
 
 /// Whether an answer may hold content: what events say, and what connectors and targets said about them.
+/// What it lets out is noted, so that no answer shows content off the record.
 #[derive(Clone, Copy)]
-struct Sight(bool);
+struct Sight<'n> {
+    sees: bool,
+    note: &'n Note,
+}
 
-impl Sight {
-    fn of(caller: &Caller) -> Sight {
-        Sight(caller.grant.scopes.has(Scope::PayloadRead))
+impl<'n> Sight<'n> {
+    fn of(caller: &Caller, note: &'n Note) -> Sight<'n> {
+        Sight { sees: caller.grant.scopes.has(Scope::PayloadRead), note }
     }
 
-    fn content<T>(self, content: T) -> Option<T> {
-        self.0.then_some(content)
+    fn content<T>(self, content: Option<T>) -> Option<T> {
+        let shown = content.filter(|_| self.sees);
+        if shown.is_some() {
+            self.note.shows();
+        }
+        shown
     }
 
     /// Who may not see content sees codes that are none.
     fn code(self, code: Option<&str>) -> Option<&str> {
-        code.filter(|code| self.0 || is_code(code))
+        code.filter(|code| is_code(code)).or_else(|| self.content(code))
     }
 }
 

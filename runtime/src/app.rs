@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Office};
 pub use crate::admin::{ApiRoute, api_routes, api_scopes};
 use crate::apply::Applier;
-use crate::catalog::{Catalog, Current};
+use crate::audit::{Audit, Record};
+use crate::catalog::{Catalog, Current, Line};
 use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
@@ -83,8 +84,16 @@ impl Hub {
         rewrap::check(&*store, &ring, &data.join("keyring")).await?;
         let pepper = Pepper::open(&data.join("pepper"))?;
         let tasks = TaskTracker::new();
+        let audit = Audit::open(store.clone(), &pepper, clock.clone(), &data, tasks.clone()).await?;
+        let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
+        audit.write(Record::of_hub("hub.start", "hub", version)).await?;
         let keys = Keys::new(store.clone(), pepper, clock.clone(), tasks.clone());
         let (admin_key, is_new_key) = keys.of_this_machine(&data.join("admin.key")).await?;
+        let own_key = id_of(&admin_key).unwrap_or_default().to_owned();
+        if is_new_key {
+            let made = serde_json::json!({ "name": "admin", "scopes": ["*"] });
+            audit.write(Record::of_hub("key.create", format!("key:{own_key}"), made)).await?;
+        }
         let (node, recovered) = store.join(clock.now_ms()).await?;
         if recovered > 0 {
             tracing::info!(deliveries = recovered, "taking up what an earlier run left");
@@ -112,7 +121,16 @@ impl Hub {
         if let Some((config, components)) = config {
             let applier =
                 Applier { store: &*store, catalog: &catalog, queues: &queues, registry: &registry, clock: &clock };
+            let attempt = audit.write(Record::of_hub("config.apply", "apply", serde_json::json!({}))).await?;
             let lines = applier.apply(config, components, false).await;
+            let came_of_it = match &lines {
+                Ok(lines) => {
+                    let changes: Vec<String> = lines.iter().map(Line::named).collect();
+                    serde_json::json!({ "attempt": attempt, "outcome": "done", "changes": changes })
+                }
+                Err(_) => serde_json::json!({ "attempt": attempt, "outcome": "refused" }),
+            };
+            audit.write(Record::of_hub("config.apply", "apply", came_of_it)).await?;
             for line in lines.map_err(|problems| anyhow::anyhow!(problems.join("\n")))? {
                 tracing::info!(
                     action = line.action,
@@ -176,12 +194,13 @@ impl Hub {
             shop,
             scheduler,
             keys,
+            audit,
             clock: clock.clone(),
             ids,
             ring: ring.clone(),
             data: data.clone(),
             limits,
-            own_key: id_of(&admin_key).unwrap_or_default().to_owned(),
+            own_key,
         });
         write_private(&data.join("config.json"), &serde_json::to_vec_pretty(&catalog.get().config)?)?;
         let router = admin::router(office).merge(

@@ -551,6 +551,13 @@ pub(crate) struct Line {
     pub(crate) detail: String,
 }
 
+impl Line {
+    /// What is other than before, without how: `update endpoint crm`.
+    pub(crate) fn named(&self) -> String {
+        format!("{} {} {}", self.action, self.kind, self.name)
+    }
+}
+
 /// Somebody's edit over the API does not vanish without a word.
 fn say_what_is_overwritten(mappings: &[MappingRow], lines: &mut [Line]) {
     for line in lines.iter_mut().filter(|line| line.kind == "mapping") {

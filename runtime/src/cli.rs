@@ -1,5 +1,6 @@
 //! What `tomada` understands: commands, options, exit codes (0 done, 1 not done, 2 not understood).
 
+mod audit;
 mod doctor;
 mod keyring;
 mod keys;
@@ -62,6 +63,8 @@ enum Command {
     Secrets(secrets::Secrets),
     /// List the keys that wrap what is sealed, rotate and retire them
     Keyring(keyring::Keyring),
+    /// Look at what was done and by whom, and whether that record is whole
+    Audit(audit::Audit),
     /// Make, build, push and switch connectors and mappings
     Connector {
         #[command(subcommand)]
@@ -209,6 +212,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Keys(options) => keys::run(options).await?,
         Command::Secrets(options) => secrets::run(options).await?,
         Command::Keyring(options) => keyring::run(options).await?,
+        Command::Audit(options) => return audit::run(options).await,
         Command::Connector { command } => connector(command).await?,
         Command::Mappings { command } => return mappings::run(command).await,
         Command::Bench(options) => return bench::run(options).await,

@@ -34,6 +34,9 @@ pub struct HubArgs {
     /// API key, instead of the one in the data directory
     #[arg(long = "key", env = "TOMADA_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
+    /// Why this is done, for the audit log: one line of at most 200 characters
+    #[arg(long, value_name = "REASON", env = "TOMADA_REASON")]
+    pub why: Option<String>,
 }
 
 impl HubArgs {
@@ -52,7 +55,11 @@ impl HubArgs {
             None if self.url.is_some() => None,
             None => Some(admin_key(&self.data)?),
         };
-        Client::connect(&url, key.as_deref()).await
+        let client = Client::connect(&url, key.as_deref()).await?;
+        match &self.why {
+            Some(why) => client.because(why),
+            None => Ok(client),
+        }
     }
 }
 
@@ -138,6 +145,7 @@ impl Answer {
 pub struct Client {
     authority: String,
     key: Option<HeaderValue>,
+    reason: Option<HeaderValue>,
     sender: http1::SendRequest<Full<Bytes>>,
 }
 
@@ -152,7 +160,17 @@ impl Client {
         let sender = tokio::time::timeout(TIMEOUT, open(&authority))
             .await
             .map_err(|_| anyhow!("no hub answers at {authority} within {} s", TIMEOUT.as_secs()))??;
-        Ok(Client { authority, key, sender })
+        Ok(Client { authority, key, reason: None, sender })
+    }
+
+    /// Says with each request why it is made; the hub's audit log keeps it.
+    ///
+    /// # Errors
+    /// It is more than one line.
+    pub fn because(mut self, reason: &str) -> Result<Client> {
+        let value = HeaderValue::from_bytes(reason.as_bytes());
+        self.reason = Some(value.map_err(|_| anyhow!("a reason is one line"))?);
+        Ok(self)
     }
 
     /// # Errors
@@ -211,6 +229,9 @@ impl Client {
         request.headers_mut().insert(HOST, HeaderValue::from_str(&self.authority)?);
         if let Some(key) = &self.key {
             request.headers_mut().insert(AUTHORIZATION, key.clone());
+        }
+        if let Some(reason) = &self.reason {
+            request.headers_mut().insert("x-reason", reason.clone());
         }
         let response = self.sender.send_request(request).await?;
         let (parts, body) = response.into_parts();

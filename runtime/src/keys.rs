@@ -45,6 +45,13 @@ impl Pepper {
         }
     }
 
+    /// A key for something else, which the label names. Labels are no hashes of secrets: those are hashed as hex digits.
+    pub(crate) fn derive(&self, label: &str) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(label.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
     /// HMAC-SHA256. Nothing slow is needed: it protects 256 random bits, not a password.
     fn hash(&self, secret: &str) -> Vec<u8> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");

@@ -23,6 +23,7 @@ mod worker;
 
 // The rooms.
 mod apply;
+mod audit;
 mod catalog;
 mod committer;
 mod keys;

@@ -192,4 +192,16 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn put_secret(&self, name: &str, value: &[u8], previous_until_ms: u64, now_ms: u64) -> Result<i64>;
     /// Every version; [`StoreError::NotFound`] when there is none.
     async fn remove_secret(&self, name: &str) -> Result<()>;
+
+    // The audit log. Rows are added at one end and removed at the other, and never changed.
+
+    /// The newest row, or [`AuditHead::start`] when there is none.
+    async fn audit_head(&self) -> Result<AuditHead>;
+    /// Adds a row; [`StoreError::Conflict`] when the newest one is not what it follows.
+    async fn append_audit(&self, after: &AuditHead, row: &AuditRow) -> Result<()>;
+    /// The same, and removes the rows up to and with `through` in the same transaction. Answers how many.
+    async fn prune_audit(&self, after: &AuditHead, row: &AuditRow, through: i64) -> Result<u64>;
+    /// Up to `limit` rows after that one, oldest first.
+    async fn audit_rows(&self, after: i64, limit: u32) -> Result<Vec<AuditRow>>;
+    async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>>;
 }

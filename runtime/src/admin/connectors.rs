@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, push_problem, store_problem, time};
 use crate::problem::Problem;
 use crate::store::rows::{ConnectorRow, VersionRow};
@@ -48,9 +49,14 @@ fn summary(connector: &ConnectorRow, versions: &[VersionRow]) -> Value {
 }
 
 /// The body is the component. It is in force when the answer comes.
-pub(super) async fn push(State(office): State<Arc<Office>>, Path(name): Path<String>, wasm: Bytes) -> Answer {
+pub(super) async fn push(
+    State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
+    Path(name): Path<String>,
+    wasm: Bytes,
+) -> Answer {
     let version = office.registry.push(&name, wasm.into()).await.map_err(push_problem)?;
-    answer(&office, &name, version).await
+    answer(&office, &note, &name, version).await
 }
 
 #[derive(Deserialize)]
@@ -62,20 +68,26 @@ pub(super) struct Activation {
 
 pub(super) async fn activate(
     State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(name): Path<String>,
     body: Result<Json<Activation>, JsonRejection>,
 ) -> Answer {
     let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let version = office.registry.activate(&name, &body.digest).await.map_err(push_problem)?;
-    answer(&office, &name, version).await
+    answer(&office, &note, &name, version).await
 }
 
-pub(super) async fn rollback(State(office): State<Arc<Office>>, Path(name): Path<String>) -> Answer {
+pub(super) async fn rollback(
+    State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
+    Path(name): Path<String>,
+) -> Answer {
     let version = office.registry.rollback(&name).await.map_err(push_problem)?;
-    answer(&office, &name, version).await
+    answer(&office, &note, &name, version).await
 }
 
-async fn answer(office: &Office, name: &str, version: VersionRow) -> Answer {
+async fn answer(office: &Office, note: &Note, name: &str, version: VersionRow) -> Answer {
+    note.detail("digest", version.digest.as_str());
     let connectors = office.store.connectors().await.map_err(store_problem)?;
     let versions = office.store.versions().await.map_err(store_problem)?;
     let previous = connectors.iter().find(|c| c.name == name).and_then(|c| c.previous);

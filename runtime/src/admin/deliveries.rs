@@ -10,6 +10,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, Sight, page, parse, store_problem, time};
 use crate::catalog::Endpoint;
 use crate::keys::Caller;
@@ -29,6 +30,7 @@ pub(super) struct Listing {
 pub(super) async fn dead_letters(
     State(office): State<Arc<Office>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
     Query(query): Query<Listing>,
 ) -> Answer {
     let filter = DeadLetterFilter {
@@ -38,11 +40,13 @@ pub(super) async fn dead_letters(
     };
     let letters = office.store.dead_letters(&filter).await.map_err(store_problem)?;
     let next = (letters.len() as u32 == filter.limit).then(|| letters.last().map(|l| l.delivery)).flatten();
-    let items: Vec<Value> = letters.iter().map(|letter| summary(&office, letter, Sight::of(&caller))).collect();
+    let sight = Sight::of(&caller, &note);
+    let items: Vec<Value> = letters.iter().map(|letter| summary(&office, letter, sight)).collect();
+    note.list("events", letters.iter().map(|letter| letter.event));
     Ok(Json(json!({ "items": items, "next": next })).into_response())
 }
 
-fn summary(office: &Office, letter: &DeadLetterRow, sight: Sight) -> Value {
+fn summary(office: &Office, letter: &DeadLetterRow, sight: Sight<'_>) -> Value {
     json!({
         "delivery": letter.delivery,
         "event": letter.event,
@@ -73,10 +77,14 @@ pub(super) struct Replay {
 
 pub(super) async fn replay_dead(
     State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
     body: Result<Json<Replay>, JsonRejection>,
 ) -> Answer {
     let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let endpoint = body.endpoint.as_deref().map(|name| endpoint(&office, name)).transpose()?.map(|e| e.id);
+    if let Some(endpoint) = &body.endpoint {
+        note.detail("endpoint", endpoint.as_str());
+    }
     let mut replayed = 0;
     // Until there are none: those that die again meanwhile are not taken twice, since each batch begins with the oldest
     // and a delivery needs its attempts before it is dead again.
@@ -84,6 +92,7 @@ pub(super) async fn replay_dead(
         let batch = office.store.replay_dead(endpoint, REPLAY).await.map_err(store_problem)?;
         wake(&office);
         replayed += batch;
+        note.detail("replayed", replayed);
         if batch < u64::from(REPLAY) {
             return Ok(Json(json!({ "replayed": replayed })).into_response());
         }

@@ -12,6 +12,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::deliveries::endpoint;
 use super::{Answer, Office, Sight, store_problem};
 use crate::apply;
@@ -22,8 +23,12 @@ use crate::problem::Problem;
 /// Instead of a reason, for who may not see content.
 const HIDDEN: &str = "the reason is shown with payload:read";
 
-pub(super) async fn list(State(office): State<Arc<Office>>, Extension(caller): Extension<Arc<Caller>>) -> Answer {
-    let sight = Sight::of(&caller);
+pub(super) async fn list(
+    State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
+) -> Answer {
+    let sight = Sight::of(&caller, &note);
     let counts: HashMap<(i64, i64), u64> = office
         .store
         .unfinished()
@@ -44,7 +49,7 @@ pub(super) async fn list(State(office): State<Arc<Office>>, Extension(caller): E
                 "name": &*endpoint.name,
                 "connector": &*endpoint.connector,
                 // What a connector said when it gave up is the reason.
-                "paused": endpoint.paused.as_deref().map(|reason| sight.content(reason).unwrap_or(HIDDEN)),
+                "paused": endpoint.paused.as_deref().map(|reason| sight.content(Some(reason)).unwrap_or(HIDDEN)),
                 "breaker": breaker,
                 "in_flight": in_flight,
                 "owed": count(Status::Owed),

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::routes::demand;
 use super::{Answer, Office, Sight, page, parse, store_problem, time};
 use crate::catalog::Draft;
@@ -61,17 +62,18 @@ pub(super) struct Showing {
 pub(super) async fn show(
     State(office): State<Arc<Office>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(id): Path<String>,
     Query(query): Query<Showing>,
 ) -> Answer {
     if query.payload {
         demand(Some(&caller), Scope::PayloadRead)?;
     }
-    let sight = Sight::of(&caller);
+    let sight = Sight::of(&caller, &note);
     let detail = office.store.event(parse(&id)?).await.map_err(store_problem)?;
     let mut shown = summary(&office, &detail.row);
     // It may be made of the payload's fields.
-    shown["idempotency_key"] = sight.content(detail.key).into();
+    shown["idempotency_key"] = sight.content(Some(detail.key)).into();
     shown["content_type"] = (*detail.event.content_type).into();
     if let Some(deliveries) = shown["deliveries"].as_array_mut() {
         for (shown, delivery) in deliveries.iter_mut().zip(&detail.row.deliveries) {
@@ -81,6 +83,8 @@ pub(super) async fn show(
     }
     shown["children"] = detail.children.iter().map(|child| summary(&office, child)).collect();
     if query.payload {
+        note.shows();
+        note.detail("payload", true);
         let payload = &detail.event.payload;
         shown["payload"] = serde_json::from_slice(payload).unwrap_or_else(|_| String::from_utf8_lossy(payload).into());
         shown["headers"] = json!(detail.event.headers);
@@ -111,7 +115,7 @@ fn delivery_summary(office: &Office, delivery: &DeliveryRow) -> Value {
     })
 }
 
-fn attempt(attempt: &AttemptRow, sight: Sight) -> Value {
+fn attempt(attempt: &AttemptRow, sight: Sight<'_>) -> Value {
     json!({
         "number": attempt.number,
         "at": time(attempt.started_ms),

@@ -11,6 +11,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, store_problem, time};
 use crate::keys::grant::{Grant, Role, Scope, Scopes, network};
 use crate::keys::{Caller, grant_of, id_of};
@@ -81,6 +82,7 @@ pub(super) struct NewKey {
 pub(super) async fn create(
     State(office): State<Arc<Office>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
     body: Result<Json<NewKey>, JsonRejection>,
 ) -> Answer {
     let Json(new) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
@@ -89,8 +91,11 @@ pub(super) async fn create(
         return Err(refused(format!("name takes 1 to {MAX_NAME} characters")));
     }
     let grant = wanted(&new, office.clock.now_ms()).map_err(refused)?;
+    note.detail("name", new.name.as_str());
+    note.detail("scopes", grant.scopes.words());
     covers(&caller, &grant)?;
     let (row, key) = office.keys.create(&new.name, &grant, Some(&caller.id)).await.map_err(store_problem)?;
+    note.object(format!("key:{}", row.id));
     let mut shown = summary(&row, office.clock.now_ms());
     shown["key"] = key.into();
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(shown)).into_response())
@@ -150,6 +155,7 @@ struct Rotation {
 pub(super) async fn rotate(
     State(office): State<Arc<Office>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Answer {
@@ -164,6 +170,7 @@ pub(super) async fn rotate(
     if overlap_s > MAX_OVERLAP_S {
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("overlap_s is at most {MAX_OVERLAP_S}")));
     }
+    note.detail("overlap_s", overlap_s);
     // Whoever gets the new secret can do what the key can.
     covers(&caller, &grant_of(&known(&office, &id).await?))?;
     let until_ms = office.clock.now_ms() + overlap_s * 1000;

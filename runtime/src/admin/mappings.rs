@@ -6,15 +6,16 @@ pub(super) mod trial;
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, store_problem, time};
 use crate::apply;
 use crate::catalog::{Mapping, json as text_of};
@@ -112,6 +113,7 @@ fn yes() -> bool {
 /// Stores a new version; it is in force when the answer comes, unless the body says otherwise.
 pub(super) async fn edit(
     State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(name): Path<String>,
     body: Result<Json<Edit>, JsonRejection>,
 ) -> Answer {
@@ -126,6 +128,8 @@ pub(super) async fn edit(
     };
     let _editing = office.catalog.editing.lock().await;
     let version = office.store.put_mapping(&new, office.clock.now_ms()).await.map_err(store_problem)?;
+    note.detail("version", version);
+    note.detail("active", edit.activate);
     if edit.activate {
         reload(&office).await?;
     }
@@ -141,11 +145,13 @@ pub(super) struct Activation {
 
 pub(super) async fn activate(
     State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(name): Path<String>,
     body: Result<Json<Activation>, JsonRejection>,
 ) -> Answer {
     let Json(Activation { version }) =
         body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    note.detail("version", version);
     let mapping = read(&office.store.mapping(&name).await.map_err(store_problem)?, &name, version)?;
     // What was right when it was stored need not be any more: its component may be another by now.
     prove(&office, &name, &mapping).await?;

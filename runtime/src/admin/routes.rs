@@ -1,4 +1,5 @@
-//! Every route of the API with the scope that it asks for: the router is made from this table, and so is its test.
+//! Every route of the API with the scope that it asks for and what it leaves in the audit log: the router is made from
+//! this table, and so are its tests.
 
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
+use super::audit::Audited::{self, Does, MayDo, Nothing, Shows};
+use super::audit::{self, Way, admit};
 use super::{
     Office, apply, connectors, deliveries, endpoints, events, keyring, keys, mappings, schedules, secrets, sources,
 };
@@ -20,6 +23,7 @@ pub(super) struct Route {
     method: Method,
     path: &'static str,
     scope: Scope,
+    audited: Audited,
     handler: MethodRouter<Arc<Office>>,
 }
 
@@ -30,45 +34,49 @@ pub struct ApiRoute {
     /// Below `/api`, with `{name}` where something is to be filled in.
     pub path: &'static str,
     pub scope: &'static str,
+    /// What the audit log calls it; none when it leaves nothing there.
+    pub action: Option<&'static str>,
 }
 
 fn table() -> Vec<Route> {
     vec![
-        get("/events", EventsRead, events::list),
-        post("/events", EventsPublish, events::publish),
-        get("/events/{id}", EventsRead, events::show),
-        get("/dead-letters", DeadLettersRead, deliveries::dead_letters),
-        post("/dead-letters/replay", EventsReplay, deliveries::replay_dead),
-        post("/deliveries/{id}/replay", EventsReplay, deliveries::replay),
-        get("/endpoints", EndpointsRead, endpoints::list),
-        post("/endpoints/{name}/pause", EndpointsWrite, endpoints::pause),
-        post("/endpoints/{name}/resume", EndpointsWrite, endpoints::resume),
-        get("/queues", EndpointsRead, endpoints::queues),
-        get("/sources", SourcesRead, sources::list),
-        get("/schedules", SyncRead, schedules::list),
-        get("/sync-jobs", SyncRead, schedules::jobs),
-        get("/sync-jobs/{name}/runs", SyncRead, schedules::runs),
-        post("/sync-jobs/{name}/run", SyncRun, schedules::run),
-        get("/connectors", ConnectorsRead, connectors::list),
-        put("/connectors/{name}", ConnectorsDeploy, connectors::push),
-        post("/connectors/{name}/activate", ConnectorsDeploy, connectors::activate),
-        post("/connectors/{name}/rollback", ConnectorsDeploy, connectors::rollback),
-        get("/mappings", MappingsRead, mappings::list),
-        get("/mappings/{name}", MappingsRead, mappings::show),
-        put("/mappings/{name}", MappingsWrite, mappings::edit),
-        post("/mappings/{name}/activate", MappingsWrite, mappings::activate),
-        post("/mappings/{name}/try", MappingsRead, mappings::trial::run),
-        post("/apply", ConfigApply, apply),
-        get("/keys", KeysManage, keys::list),
-        post("/keys", KeysManage, keys::create),
-        post("/keys/{id}/rotate", KeysManage, keys::rotate),
-        post("/keys/{id}/revoke", KeysManage, keys::revoke),
-        get("/secrets", SecretsManage, secrets::list),
-        put("/secrets/{name}", SecretsManage, secrets::set),
-        post("/secrets/{name}/remove", SecretsManage, secrets::remove),
-        get("/keyring", KeyringManage, keyring::list),
-        post("/keyring/rotate", KeyringManage, keyring::rotate),
-        post("/keyring/{id}/retire", KeyringManage, keyring::retire),
+        get("/events", EventsRead, Nothing, events::list),
+        post("/events", EventsPublish, Nothing, events::publish),
+        get("/events/{id}", EventsRead, Shows("payload.read"), events::show),
+        get("/dead-letters", DeadLettersRead, Shows("payload.read"), deliveries::dead_letters),
+        post("/dead-letters/replay", EventsReplay, Does("dead-letters.replay"), deliveries::replay_dead),
+        post("/deliveries/{id}/replay", EventsReplay, Does("delivery.replay"), deliveries::replay),
+        get("/endpoints", EndpointsRead, Shows("payload.read"), endpoints::list),
+        post("/endpoints/{name}/pause", EndpointsWrite, Does("endpoint.pause"), endpoints::pause),
+        post("/endpoints/{name}/resume", EndpointsWrite, Does("endpoint.resume"), endpoints::resume),
+        get("/queues", EndpointsRead, Nothing, endpoints::queues),
+        get("/sources", SourcesRead, Nothing, sources::list),
+        get("/schedules", SyncRead, Nothing, schedules::list),
+        get("/sync-jobs", SyncRead, Shows("payload.read"), schedules::jobs),
+        get("/sync-jobs/{name}/runs", SyncRead, Shows("payload.read"), schedules::runs),
+        post("/sync-jobs/{name}/run", SyncRun, Does("sync-job.run"), schedules::run),
+        get("/connectors", ConnectorsRead, Nothing, connectors::list),
+        put("/connectors/{name}", ConnectorsDeploy, Does("connector.push"), connectors::push),
+        post("/connectors/{name}/activate", ConnectorsDeploy, Does("connector.activate"), connectors::activate),
+        post("/connectors/{name}/rollback", ConnectorsDeploy, Does("connector.rollback"), connectors::rollback),
+        get("/mappings", MappingsRead, Nothing, mappings::list),
+        get("/mappings/{name}", MappingsRead, Nothing, mappings::show),
+        put("/mappings/{name}", MappingsWrite, Does("mapping.edit"), mappings::edit),
+        post("/mappings/{name}/activate", MappingsWrite, Does("mapping.activate"), mappings::activate),
+        post("/mappings/{name}/try", MappingsRead, Shows("payload.try"), mappings::trial::run),
+        post("/apply", ConfigApply, MayDo("config.apply"), apply),
+        get("/keys", KeysManage, Nothing, keys::list),
+        post("/keys", KeysManage, Does("key.create"), keys::create),
+        post("/keys/{id}/rotate", KeysManage, Does("key.rotate"), keys::rotate),
+        post("/keys/{id}/revoke", KeysManage, Does("key.revoke"), keys::revoke),
+        get("/audit", AuditRead, Shows("audit.read"), audit::list),
+        get("/audit/verify", AuditRead, Shows("audit.verify"), audit::verify),
+        get("/secrets", SecretsManage, Nothing, secrets::list),
+        put("/secrets/{name}", SecretsManage, Does("secret.set"), secrets::set),
+        post("/secrets/{name}/remove", SecretsManage, Does("secret.remove"), secrets::remove),
+        get("/keyring", KeyringManage, Nothing, keyring::list),
+        post("/keyring/rotate", KeyringManage, Does("keyring.rotate"), keyring::rotate),
+        post("/keyring/{id}/retire", KeyringManage, Does("keyring.retire"), keyring::retire),
     ]
 }
 
@@ -80,7 +88,7 @@ pub fn api_routes() -> Vec<ApiRoute> {
             Method::PUT => "PUT",
             _ => "POST",
         };
-        ApiRoute { method, path: route.path, scope: route.scope.word() }
+        ApiRoute { method, path: route.path, scope: route.scope.word(), action: route.audited.action() }
     };
     table().into_iter().map(shown).collect()
 }
@@ -90,15 +98,12 @@ pub fn api_scopes() -> Vec<&'static str> {
     Scope::ALL.iter().map(|scope| scope.word()).collect()
 }
 
-pub(super) fn router() -> Router<Arc<Office>> {
+pub(super) fn router(office: &Arc<Office>) -> Router<Arc<Office>> {
     table().into_iter().fold(Router::new(), |router, route| {
-        let Route { path, scope, handler, .. } = route;
-        let admit = move |request: Request, next: Next| async move {
-            let caller = request.extensions().get::<Arc<Caller>>();
-            demand(caller.map(|caller| &**caller), scope)?;
-            Ok::<_, Problem>(next.run(request).await)
-        };
-        router.route(path, handler.route_layer(from_fn(admit)))
+        let Route { method, path, scope, audited, handler } = route;
+        let (office, way) = (office.clone(), Way { method, path, scope, audited });
+        let guard = move |request: Request, next: Next| admit(office.clone(), way.clone(), request, next);
+        router.route(path, handler.route_layer(from_fn(guard)))
     })
 }
 
@@ -116,14 +121,29 @@ pub(super) fn demand(caller: Option<&Caller>, scope: Scope) -> Result<(), Proble
     })
 }
 
-fn get<H: Handler<T, Arc<Office>>, T: 'static>(path: &'static str, scope: Scope, handler: H) -> Route {
-    Route { method: Method::GET, path, scope, handler: on(MethodFilter::GET, handler) }
+fn get<H: Handler<T, Arc<Office>>, T: 'static>(
+    path: &'static str,
+    scope: Scope,
+    audited: Audited,
+    handler: H,
+) -> Route {
+    Route { method: Method::GET, path, scope, audited, handler: on(MethodFilter::GET, handler) }
 }
 
-fn post<H: Handler<T, Arc<Office>>, T: 'static>(path: &'static str, scope: Scope, handler: H) -> Route {
-    Route { method: Method::POST, path, scope, handler: on(MethodFilter::POST, handler) }
+fn post<H: Handler<T, Arc<Office>>, T: 'static>(
+    path: &'static str,
+    scope: Scope,
+    audited: Audited,
+    handler: H,
+) -> Route {
+    Route { method: Method::POST, path, scope, audited, handler: on(MethodFilter::POST, handler) }
 }
 
-fn put<H: Handler<T, Arc<Office>>, T: 'static>(path: &'static str, scope: Scope, handler: H) -> Route {
-    Route { method: Method::PUT, path, scope, handler: on(MethodFilter::PUT, handler) }
+fn put<H: Handler<T, Arc<Office>>, T: 'static>(
+    path: &'static str,
+    scope: Scope,
+    audited: Audited,
+    handler: H,
+) -> Route {
+    Route { method: Method::PUT, path, scope, audited, handler: on(MethodFilter::PUT, handler) }
 }

@@ -10,6 +10,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, Sight, page, store_problem, time};
 use crate::config::SyncJob;
 use crate::keys::Caller;
@@ -36,7 +37,11 @@ pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
     Ok(Json(json!({ "items": items })).into_response())
 }
 
-pub(super) async fn jobs(State(office): State<Arc<Office>>, Extension(caller): Extension<Arc<Caller>>) -> Answer {
+pub(super) async fn jobs(
+    State(office): State<Arc<Office>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
+) -> Answer {
     let catalog = office.catalog.get();
     let fired = office.store.schedules().await.map_err(store_problem)?;
     let mut items = Vec::new();
@@ -52,7 +57,7 @@ pub(super) async fn jobs(State(office): State<Arc<Office>>, Extension(caller): E
             // When it was due last, whether it could run or not; of a new one, when it came to be.
             "fired_at": fired.map(|row| time(row.fired_ms)),
             "next_at": next_at(&office, ScheduleKind::SyncJob, name),
-            "last_run": last.first().map(|run| run_summary(run, Sight::of(&caller))),
+            "last_run": last.first().map(|run| run_summary(run, Sight::of(&caller, &note))),
         }));
     }
     Ok(Json(json!({ "items": items })).into_response())
@@ -66,12 +71,13 @@ pub(super) struct Listing {
 pub(super) async fn runs(
     State(office): State<Arc<Office>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(name): Path<String>,
     Query(query): Query<Listing>,
 ) -> Answer {
     known(&office, &name)?;
     let runs = office.store.sync_runs(&name, page(query.limit)).await.map_err(store_problem)?;
-    let items: Vec<Value> = runs.iter().map(|run| run_summary(run, Sight::of(&caller))).collect();
+    let items: Vec<Value> = runs.iter().map(|run| run_summary(run, Sight::of(&caller, &note))).collect();
     Ok(Json(json!({ "items": items })).into_response())
 }
 
@@ -83,7 +89,12 @@ struct Start {
 }
 
 /// The body is optional: `{"from_start": true}`.
-pub(super) async fn run(State(office): State<Arc<Office>>, Path(name): Path<String>, body: Bytes) -> Answer {
+pub(super) async fn run(
+    State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer {
     known(&office, &name)?;
     let start = if body.is_empty() {
         Start::default()
@@ -97,7 +108,10 @@ pub(super) async fn run(State(office): State<Arc<Office>>, Path(name): Path<Stri
         Failure::Commit(_) => Problem::busy("the run was begun, and its first page is asked for in a few seconds"),
     })?;
     match begun {
-        Some(run) => Ok((StatusCode::ACCEPTED, Json(json!({ "run": run }))).into_response()),
+        Some(run) => {
+            note.detail("run", run.to_string());
+            Ok((StatusCode::ACCEPTED, Json(json!({ "run": run }))).into_response())
+        }
         None => Err(Problem::new(
             StatusCode::CONFLICT,
             format!("a run of {name} is under way: see how far it is with GET /api/sync-jobs/{name}/runs"),
@@ -118,7 +132,7 @@ fn next_at(office: &Office, kind: ScheduleKind, name: &str) -> Value {
     times.and_then(|times| times.after(office.clock.now_ms())).map_or(Value::Null, time)
 }
 
-fn run_summary(run: &SyncRunRow, sight: Sight) -> Value {
+fn run_summary(run: &SyncRunRow, sight: Sight<'_>) -> Value {
     json!({
         "id": run.id,
         "state": run.state,

@@ -53,6 +53,8 @@ scopes! {
     SecretsManage = "secrets:manage",
     /// The keys that wrap what is sealed; none of them is ever shown.
     KeyringManage = "keyring:manage",
+    /// The audit log, and whether it is whole.
+    AuditRead = "audit:read",
 }
 
 /// Stands for every scope, also those of later versions.
@@ -104,6 +106,8 @@ pub(crate) enum Role {
     Reader,
     /// A reader who also replays, pauses, starts sync jobs and edits mappings.
     Operator,
+    /// A reader who also sees who did what.
+    Auditor,
     /// A system that publishes events.
     Publisher,
     /// Everything, also what later versions bring.
@@ -111,7 +115,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    pub(crate) const ALL: [&str; 4] = ["reader", "operator", "publisher", "admin"];
+    pub(crate) const ALL: [&str; 5] = ["reader", "operator", "auditor", "publisher", "admin"];
 
     pub(crate) fn scopes(self) -> Scopes {
         use Scope::*;
@@ -121,6 +125,7 @@ impl Role {
             Role::Operator => {
                 reader.into_iter().chain([EventsReplay, EndpointsWrite, MappingsWrite, SyncRun]).collect()
             }
+            Role::Auditor => reader.into_iter().chain([AuditRead]).collect(),
             Role::Publisher => [EventsPublish].into_iter().collect(),
             Role::Admin => Scopes::EVERY,
         }

@@ -388,3 +388,51 @@ impl std::fmt::Debug for SecretRow {
         write!(f, "SecretRow({} {})", self.name, self.version)
     }
 }
+
+/// One thing that somebody did, before it has its place in the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AuditEntry {
+    pub(crate) at_ms: u64,
+    /// The public id of an API key, or `hub`.
+    pub(crate) actor: String,
+    pub(crate) address: Option<String>,
+    pub(crate) action: String,
+    pub(crate) object: String,
+    pub(crate) reason: Option<String>,
+    /// A JSON object.
+    pub(crate) details: String,
+}
+
+/// An entry in its place in the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AuditRow {
+    pub(crate) id: i64,
+    pub(crate) entry: AuditEntry,
+    pub(crate) previous_hash: Vec<u8>,
+    pub(crate) hash: Vec<u8>,
+}
+
+/// A row of the audit log by its id and hash: what the next one follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AuditHead {
+    pub(crate) id: i64,
+    pub(crate) hash: Vec<u8>,
+}
+
+impl AuditHead {
+    /// What the first row of all follows.
+    pub(crate) fn start() -> AuditHead {
+        AuditHead { id: 0, hash: vec![0; 32] }
+    }
+}
+
+/// Newest first; `before` is the last id of the page before. What is none is not asked for.
+#[derive(Debug, Default)]
+pub(crate) struct AuditFilter {
+    pub(crate) actor: Option<String>,
+    pub(crate) action: Option<String>,
+    /// The object of a row, or one of the things that its details list.
+    pub(crate) object: Option<String>,
+    pub(crate) before: Option<i64>,
+    pub(crate) limit: u32,
+}

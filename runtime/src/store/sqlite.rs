@@ -1,5 +1,6 @@
 //! The embedded database: SQLite in WAL mode, every commit fsynced, one writer, readers beside it.
 
+pub(crate) mod audit;
 mod content;
 mod hot;
 mod keys;
@@ -643,6 +644,30 @@ impl Store for SqliteStore {
 
     async fn remove_secret(&self, name: &str) -> Result<()> {
         self.transaction(async |conn| secrets::remove(conn, name).await).await
+    }
+
+    async fn audit_head(&self) -> Result<AuditHead> {
+        audit::head(&mut *self.readers.acquire().await?).await
+    }
+
+    async fn append_audit(&self, after: &AuditHead, row: &AuditRow) -> Result<()> {
+        self.transaction(async |conn| audit::append(conn, after, row).await).await
+    }
+
+    async fn prune_audit(&self, after: &AuditHead, row: &AuditRow, through: i64) -> Result<u64> {
+        self.transaction(async |conn| {
+            audit::append(conn, after, row).await?;
+            audit::remove(conn, through).await
+        })
+        .await
+    }
+
+    async fn audit_rows(&self, after: i64, limit: u32) -> Result<Vec<AuditRow>> {
+        audit::rows(&mut *self.readers.acquire().await?, after, limit).await
+    }
+
+    async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
+        audit::listing(&self.readers, filter).await
     }
 }
 

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::changes::{self, Changes};
 use super::{check, draft, read, using};
+use crate::admin::audit::Note;
 use crate::admin::routes::demand;
 use crate::admin::{Answer, Office, store_problem};
 use crate::catalog::{Mapping, passes};
@@ -61,6 +62,7 @@ pub(in crate::admin) struct Trial {
 pub(in crate::admin) async fn run(
     State(office): State<Arc<Office>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(name): Path<String>,
     body: Result<Json<Trial>, JsonRejection>,
 ) -> Answer {
@@ -125,10 +127,12 @@ pub(in crate::admin) async fn run(
     }
     if let Some(id) = trial.event {
         let detail = bench.office.store.event(id).await.map_err(store_problem)?;
+        note.shows();
+        note.list("events", [id]);
         let compared = bench.compare(&bench.stored_event(&detail), &detail.event.payload).await;
         return Ok(Json(compared.shown()).into_response());
     }
-    bench.latest(trial.events_of_type, trial.limit.unwrap_or(EVENTS)).await
+    bench.latest(&note, trial.events_of_type, trial.limit.unwrap_or(EVENTS)).await
 }
 
 /// The event that a sample is the payload of. Ids that no event has say that it is none.
@@ -242,7 +246,7 @@ impl Bench {
 
     /// The latest events of one type, or of all that routes bring to this mapping, newest first. Those that no such
     /// route lets through are left out.
-    async fn latest(&self, event_type: Option<String>, limit: u32) -> Answer {
+    async fn latest(&self, note: &Note, event_type: Option<String>, limit: u32) -> Answer {
         if !(1..=MAX_EVENTS).contains(&limit) {
             return Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit is from 1 to {MAX_EVENTS}")));
         }
@@ -263,6 +267,7 @@ impl Bench {
         let started = Instant::now();
         let mut counts = Counts::default();
         let mut differences = Vec::new();
+        let mut shown = Vec::new();
         let mut bytes = 0;
         for id in &ids {
             if started.elapsed() > BATCH_TIME {
@@ -287,9 +292,15 @@ impl Bench {
                 bytes += difference.to_string().len();
                 difference["event"] = json!(id);
                 difference["event_type"] = json!(&*detail.event.event_type);
+                shown.push(*id);
                 differences.push(difference);
             }
         }
+        // Of the others only numbers are told.
+        if !shown.is_empty() {
+            note.shows();
+        }
+        note.list("events", shown);
         let active = self.active.as_ref().map(|(version, _)| version);
         Ok(Json(json!({
             "found": ids.len(),
