@@ -8,6 +8,7 @@ pub(crate) mod partner;
 pub(crate) mod process;
 pub(crate) mod smtp;
 pub(crate) mod target;
+pub(crate) mod trace;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,19 +46,15 @@ impl TestHub {
     }
 
     async fn start_on(data: TempDir, clock: Clock, config: Option<Config>) -> TestHub {
+        trace::begin();
         let hub = open(data.path(), clock.clone(), config).await.expect("the hub starts");
         TestHub { clock, url: hub.url.clone(), key: hub.admin_key.clone(), hub: Some(hub), data: Some(data) }
-    }
-
-    /// Where the hub's files are.
-    pub(crate) fn data(&self) -> std::path::PathBuf {
-        self.data.as_ref().expect("it has a directory").path().join("hub")
     }
 
     /// Every byte that the database's files hold.
     pub(crate) fn database(&self) -> Vec<u8> {
         let files =
-            ["tomada.db", "tomada.db-wal"].map(|name| std::fs::read(self.data().join(name)).unwrap_or_default());
+            ["tomada.db", "tomada.db-wal"].map(|name| std::fs::read(self.directory().join(name)).unwrap_or_default());
         files.concat()
     }
 
@@ -149,6 +146,12 @@ impl TestHub {
         self.event_when(id, |event| statuses(event).iter().all(|found| found == status)).await
     }
 
+    /// Ends a test whose deliveries are no matter.
+    pub(crate) async fn abandon(mut self) {
+        self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+        trace::assert_clean();
+    }
+
     /// Ends the test: nothing may be left over that the test does not name.
     pub(crate) async fn finish(mut self, left_over: &[(&str, &str, u64)]) {
         let endpoints = self.get("/api/endpoints").await;
@@ -160,6 +163,7 @@ impl TestHub {
             }
         }
         self.hub.take().expect("it runs").stop().await.expect("the hub stops");
+        trace::assert_clean();
     }
 }
 
@@ -170,7 +174,7 @@ pub(crate) struct Halted {
 }
 
 impl Halted {
-    pub(crate) fn data(&self) -> std::path::PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.data.path().join("hub")
     }
 

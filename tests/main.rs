@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the patience of tests is measured")]
 
 mod audit;
+mod canary;
 mod crash;
 mod doors;
 mod fairness;
@@ -14,6 +15,7 @@ mod ingress;
 mod keys;
 mod layers;
 mod limits;
+mod logs;
 mod mail;
 mod mappings;
 mod once;

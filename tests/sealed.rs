@@ -100,7 +100,7 @@ async fn what_is_said_about_a_sealed_event_is_sealed_too() {
 
     assert!(!holds(&hub.database(), MARKER), "the database holds content");
     // The words themselves stand in the component, which is stored too.
-    let database = rusqlite::Connection::open(hub.data().join("tomada.db")).expect("the database");
+    let database = rusqlite::Connection::open(hub.directory().join("tomada.db")).expect("the database");
     let clear = |table: &str, columns: &str| -> i64 {
         let query = format!("select count(*) from {table} where coalesce({columns}, null) is not null");
         database.query_row(&query, [], |row| row.get(0)).expect("a count")
@@ -198,7 +198,7 @@ async fn no_hub_starts_without_the_ring_that_its_database_needs() {
     let id = post(&hub, &visit(1)).await["id"].as_str().expect("an id").to_owned();
     assert_eq!(attempts(&hub.event_with(&id, "delivered").await).len(), 1);
     let halted = hub.halt().await;
-    let ring = halted.data().join("keyring");
+    let ring = halted.directory().join("keyring");
     let right = std::fs::read(&ring).expect("the ring");
     let key = String::from_utf8(right.clone()).expect("text");
     let key = &key[key.find("\"id\": \"").expect("a key") + 7..][..8];

@@ -158,7 +158,7 @@ async fn a_value_is_in_no_answer_no_file_and_no_bad_one_is_stored() {
     assert_eq!(hub.get("/api/secrets").await["items"].as_array().map(Vec::len), Some(1));
     let holds = |bytes: Vec<u8>| bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes());
     assert!(!holds(hub.database()), "the database holds a value");
-    for file in std::fs::read_dir(hub.data()).expect("the directory") {
+    for file in std::fs::read_dir(hub.directory()).expect("the directory") {
         let path = file.expect("an entry").path();
         assert!(!holds(std::fs::read(&path).unwrap_or_default()), "{} holds a value", path.display());
     }

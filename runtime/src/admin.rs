@@ -42,6 +42,7 @@ use crate::limits::{self, Limits};
 use crate::private::write_private;
 use crate::problem::{Problem, tell};
 use crate::queue::Queues;
+use crate::redact::{Network, without_values};
 use crate::registry::{PushError, Registry};
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
@@ -120,7 +121,7 @@ async fn authenticate(State(office): State<Arc<Office>>, mut request: Request, n
             Ok(next.run(request).await)
         }
         Err(why) => {
-            tracing::info!(%why, key = key.and_then(id_of), ?peer, "API request refused");
+            tracing::info!(reason = %why, key = key.and_then(id_of), from = %Network(peer), "API request refused");
             // One text for all: who has half a key learns nothing about the other half.
             Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
@@ -192,7 +193,7 @@ async fn apply(
     Query(query): Query<ApplyQuery>,
     body: Result<Json<ApplyBody>, axum::extract::rejection::JsonRejection>,
 ) -> Answer {
-    let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     let mut components = BTreeMap::new();
     for (name, text) in body.components {
         let bytes = base64::engine::general_purpose::STANDARD
@@ -220,6 +221,11 @@ async fn apply(
         office.write_config();
     }
     Ok(Json(json!({ "changes": changes })).into_response())
+}
+
+/// Why a body is not what a route takes. It repeats no value: an answer is written down in more places than one.
+fn unreadable(error: &axum::extract::rejection::JsonRejection) -> String {
+    without_values(&error.body_text())
 }
 
 fn store_problem(error: StoreError) -> Problem {

@@ -17,7 +17,8 @@ use tokio::task::block_in_place;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::keys::{Pepper, write_private};
+use crate::keys::Pepper;
+use crate::private::write_private;
 use crate::problem::Problem;
 use crate::store::rows::{AuditEntry, AuditHead, AuditRow};
 use crate::store::sqlite::audit::Snapshot;

@@ -34,7 +34,15 @@ impl Hub {
     /// It ended, or it said nothing for two minutes; with the end of its log, which is `data/hub.log`.
     pub async fn serve(exe: &Path, data: &Path, listen: &str, config: &Path) -> Result<Hub> {
         let (data_option, config_option) = (data.as_os_str(), config.as_os_str());
-        let args = ["serve".as_ref(), "--data".as_ref(), data_option, "--listen".as_ref(), listen.as_ref()];
+        // Its `/proc` is where usage is read.
+        let args = [
+            "serve".as_ref(),
+            "--debuggable".as_ref(),
+            "--data".as_ref(),
+            data_option,
+            "--listen".as_ref(),
+            listen.as_ref(),
+        ];
         Hub::spawn(exe, data, args.into_iter().chain(["--config".as_ref(), config_option])).await
     }
 

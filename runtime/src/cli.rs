@@ -17,13 +17,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::app::{Hub, Options};
 use crate::client::HubArgs;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::{bench, demo, plugin, send, toolchain};
+use crate::redact::redact_lines;
+use crate::{bench, demo, plugin, send, telemetry, toolchain};
 
 /// A runtime for integrations: webhooks that are never lost in, sandboxed connectors in the middle, signed deliveries out.
 #[derive(Parser)]
@@ -98,6 +98,9 @@ struct Serve {
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
+    /// Let debuggers, profilers and core files see the process's memory, with all payloads and secrets in it
+    #[arg(long)]
+    debuggable: bool,
 }
 
 #[derive(Args)]
@@ -223,14 +226,26 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(options: Serve) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("TOMADA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if options.log_json {
-        log.json().init()
-    } else {
-        log.init()
+    telemetry::install(options.log_json);
+    if !options.debuggable {
+        keep_memory_private();
     }
+    // An error ends the process, and its text goes where the log goes.
+    run_hub(options).await.map_err(|error| anyhow::anyhow!(redact_lines(&format!("{error:#}"))))
+}
 
+/// Memory holds payloads and secrets: it is written into no core file, and neither debuggers nor other processes of this
+/// user may read it.
+fn keep_memory_private() {
+    if let Err(error) = rlimit::setrlimit(rlimit::Resource::CORE, 0, 0) {
+        tracing::warn!(%error, "core files could not be forbidden");
+    }
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "memory could not be made private");
+    }
+}
+
+async fn run_hub(options: Serve) -> anyhow::Result<()> {
     let config = match options.config.is_empty() {
         true => None,
         false => Some(load(&options.config, config::load_with_secrets)?),

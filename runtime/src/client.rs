@@ -3,6 +3,7 @@
 //! A hub that runs on this machine says in its data directory where it listens and which key opens its API, so
 //! that `tomada events` needs no flags there.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,13 +18,15 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
+use crate::redact::Size;
+
 /// Longest wait for one answer, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer that is read, bytes.
 const LONGEST_ANSWER: usize = 64 << 20;
 
 /// Where the hub is. For commands to flatten into their options.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct HubArgs {
     /// Data directory of a hub on this machine
     #[arg(long, value_name = "DIR", default_value = "tomada-data", env = "TOMADA_DATA")]
@@ -99,11 +102,18 @@ pub fn admin_key(data: &Path) -> Result<String> {
 }
 
 /// A status, headers and a body. Which statuses are good is the caller's business; [`Answer::ok`] takes 2xx.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+/// What the hub said shows as its size.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("status", &self.status).field("body", &Size(self.body.len())).finish()
+    }
 }
 
 impl Answer {
@@ -141,12 +151,17 @@ impl Answer {
 }
 
 /// One connection to a hub, made again when the hub has closed it.
-#[derive(Debug)]
 pub struct Client {
     authority: String,
     key: Option<HeaderValue>,
     reason: Option<HeaderValue>,
     sender: http1::SendRequest<Full<Bytes>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("authority", &self.authority).finish_non_exhaustive()
+    }
 }
 
 impl Client {

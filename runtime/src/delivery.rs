@@ -1,5 +1,6 @@
 //! What a delivery is while it is owed, how a try can end, and the pure state machine between the two.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Retry;
 use crate::event::{DeliveryId, Event, NewEvent, SyncRunId};
 use crate::queue::backoff;
+use crate::redact::Size;
 
 /// A delivery in this node's hands: everything that a try needs, without another read.
 #[derive(Debug, Clone)]
@@ -104,7 +106,7 @@ impl Outcome {
 }
 
 /// One finished try, as it is recorded.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Attempt {
     pub(crate) started_ms: u64,
     pub(crate) duration_us: u64,
@@ -128,7 +130,7 @@ pub(crate) struct Attempt {
 }
 
 /// What connector and target said about a try.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Said {
     pub(crate) code: Option<String>,
     pub(crate) message: Option<String>,
@@ -140,6 +142,19 @@ pub(crate) fn is_code(text: &str) -> bool {
     text.len() <= 64
         && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         && text.bytes().filter(u8::is_ascii_digit).count() <= 3
+}
+
+/// What was said of it shows as its size.
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("outcome", &self.outcome)
+            .field("http_status", &self.http_status)
+            .field("code", &self.code)
+            .field("message", &Size::of(&self.message))
+            .field("log", &Size::of(&self.log))
+            .finish_non_exhaustive()
+    }
 }
 
 /// What becomes of a delivery.
@@ -169,12 +184,23 @@ pub(crate) struct Settlement {
 }
 
 /// What the end of a page means for its run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum SyncStep {
     /// Done; with a cursor the last of the emitted events asks for the next page, without one the run is complete.
     Page { run: SyncRunId, cursor: Option<String> },
     /// The page is a dead letter, and the run has failed.
     Failed { run: SyncRunId },
+}
+
+impl fmt::Debug for SyncStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SyncStep::Page { run, cursor } => {
+                f.debug_struct("Page").field("run", run).field("cursor", &Size::of(cursor)).finish()
+            }
+            SyncStep::Failed { run } => f.debug_struct("Failed").field("run", run).finish(),
+        }
+    }
 }
 
 /// A try that must not be repeated, about to begin: on record before anything is sent.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ingress::key::Key;
 use crate::keyring::KeyId;
+use crate::redact::Size;
 use crate::seal::SealKey;
 
 /// Ids are 63-bit numbers in SQL and text with a prefix everywhere else.
@@ -75,7 +76,6 @@ fn read_base32(text: &str) -> Option<i64> {
 }
 
 /// One accepted fact, whole: what was received and what is known about it.
-#[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) id: EventId,
     pub(crate) source: Arc<str>,
@@ -117,6 +117,19 @@ pub(crate) struct Sealed {
     pub(crate) envelope: Vec<u8>,
 }
 
+/// What was received shows as its size.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("id", &self.id)
+            .field("source", &self.source)
+            .field("event_type", &self.event_type)
+            .field("headers", &self.headers.len())
+            .field("payload", &Size(self.payload.len()))
+            .finish_non_exhaustive()
+    }
+}
+
 /// An event about to be accepted, with all that is owed because of it.
 #[derive(Debug)]
 pub(crate) struct NewEvent {
@@ -156,6 +169,26 @@ pub(crate) enum Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_was_received_is_printed() {
+        const MARKER: &str = "marker-4711";
+        let event = Event {
+            id: EventId(1),
+            source: "crm".into(),
+            event_type: "lead.created".into(),
+            created_ms: 1,
+            content_type: MARKER.into(),
+            headers: vec![(MARKER.to_owned(), MARKER.to_owned())],
+            payload: Bytes::from_static(MARKER.as_bytes()),
+            parent: None,
+        };
+        let new = NewEvent { event: Arc::new(event), key: Key::given("crm", MARKER), deliveries: Vec::new() };
+        let printed = format!("{new:?} {new:#?}");
+        assert!(!printed.contains(MARKER) && printed.contains("payload: <11 bytes>"), "{printed}");
+        // Not as numbers either.
+        assert!(!printed.contains("109, 97"), "{printed}");
+    }
 
     #[test]
     fn ids_read_back_as_they_were_written() {

@@ -47,5 +47,7 @@ mod limits;
 mod outbound;
 mod private;
 mod problem;
+mod redact;
 mod seal;
 mod signature;
+pub mod telemetry;

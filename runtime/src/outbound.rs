@@ -27,6 +27,7 @@ use dashmap::DashMap;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
+use crate::redact::Size;
 use address::Private;
 pub(crate) use reqwest::Method;
 
@@ -82,13 +83,23 @@ pub(crate) struct Request {
 }
 
 /// An answer of whatever status; redirects are answers too.
-#[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
     /// Names in lower case, values as UTF-8 (what is not is replaced by U+FFFD).
     pub(crate) headers: Vec<(String, String)>,
     /// As sent, never decompressed.
     pub(crate) body: Bytes,
+}
+
+/// What the target said shows as its size.
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &self.headers.len())
+            .field("body", &Size(self.body.len()))
+            .finish()
+    }
 }
 
 /// Why there is no answer; the cases of `http.error` in the WIT.
@@ -293,10 +304,16 @@ fn literal(url: &Url) -> Option<IpAddr> {
 }
 
 /// A URL that its endpoint may request.
-#[derive(Debug)]
 pub(crate) struct Checked<'a> {
     url: Url,
     granted: &'a Granted,
+}
+
+/// Tokens live in paths and queries: scheme, host and port only.
+impl fmt::Debug for Checked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Checked").field(self.granted).finish()
+    }
 }
 
 impl Checked<'_> {

@@ -5,6 +5,7 @@ pub(crate) mod manifest;
 pub(crate) mod state;
 pub(crate) mod v1;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::catalog::{Endpoint, Mapping};
 use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::outbound::Outbound;
+use crate::redact::Size;
 use engine::{Cache, TICK, Ticker};
 use manifest::{Kind, Manifest};
 use state::{Declared, Lent, State};
@@ -54,8 +56,7 @@ enum Run {
     Mapping(mapping::MappingPre<State>),
 }
 
-/// Why a call brought no result.
-#[derive(Debug)]
+/// Why a call brought no result; in the guest's words where it had some.
 pub(crate) enum Fault {
     /// The guest's code ended by itself: a panic, an unreachable, a bad access.
     Trapped(String),
@@ -64,6 +65,19 @@ pub(crate) enum Fault {
     TooLarge(String),
     /// The component is not of the kind that was asked for, or could not be started.
     Refused(String),
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, said) = match self {
+            Fault::Trapped(said) => ("Trapped", said),
+            Fault::TimedOut(said) => ("TimedOut", said),
+            Fault::OutOfMemory(said) => ("OutOfMemory", said),
+            Fault::TooLarge(said) => ("TooLarge", said),
+            Fault::Refused(said) => ("Refused", said),
+        };
+        f.debug_tuple(name).field(&Size(said.len())).finish()
+    }
 }
 
 /// A result, or why there is none, and what the guest logged on the way.
@@ -342,8 +356,8 @@ fn explain(error: wasmtime::Error, state: State, cpu: Duration) -> (Fault, Optio
     (fault, log)
 }
 
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fault::Trapped(why)
             | Fault::TimedOut(why)

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::limits::Standing;
+use crate::redact::redact_lines;
 
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -87,7 +88,8 @@ impl IntoResponse for Problem {
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
-            "detail": self.detail,
+            // The last resort: no answer repeats the key that it was asked with.
+            "detail": redact_lines(&self.detail),
         });
         if let Some(policy) = self.violated {
             body["type"] = QUOTA_EXCEEDED.into();

@@ -47,7 +47,7 @@ pub(crate) async fn run(store: Arc<dyn Store>, ring: Arc<Keyring>, stop: Cancell
         let pause = match batch(&*store, &ring).await {
             Ok(0) if done > 0 => {
                 tracing::info!(
-                    keys = done,
+                    rows = done,
                     "all keys of events and secrets are wrapped with the active key of the ring"
                 );
                 done = 0;
@@ -81,7 +81,7 @@ async fn batch(store: &dyn Store, ring: &Keyring) -> Result<usize> {
                 let (id, wrapped) = ring.wrap(key.of.place(), &plain);
                 fresh.push(WrappedKey { key: id, wrapped, ..key });
             }
-            Err(why) => tracing::error!(of = ?key.of, %why, "a wrapped key cannot be unwrapped"),
+            Err(why) => tracing::error!(name = %key.of, error = %why, "a wrapped key cannot be unwrapped"),
         }
     }
     if !fresh.is_empty() {

@@ -3,6 +3,7 @@
 //! Without `--key` the event's idempotency key is a digest of what is sent, so that the same JSON sent twice makes
 //! one event.
 
+use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,7 +137,6 @@ pub(crate) struct Accepted {
 }
 
 /// One path of a hub with all that a sender has to know about it.
-#[derive(Debug)]
 pub(crate) struct Target {
     /// May end in `/{token}`.
     path: String,
@@ -146,6 +146,13 @@ pub(crate) struct Target {
     json: bool,
     /// The header that names the event, when one does.
     event_header: Option<String>,
+}
+
+/// Without its secret.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("json", &self.json).finish_non_exhaustive()
+    }
 }
 
 impl Target {
@@ -275,11 +282,17 @@ impl Target {
 }
 
 /// A request that is ready to go.
-#[derive(Debug)]
 pub(crate) struct Signed {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+}
+
+/// A signature is as good as a secret, for a while.
+impl fmt::Debug for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signed").field("headers", &self.headers.len()).finish_non_exhaustive()
+    }
 }
 
 impl Signed {

@@ -3,6 +3,8 @@
 pub(crate) mod rows;
 pub(crate) mod sqlite;
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use crate::delivery::{Begin, Delivery, Settlement};
@@ -18,23 +20,124 @@ pub(crate) enum StoreError {
     /// What was asked does not go together with what is there.
     #[error("{0}")]
     Conflict(String),
-    /// The database refused this row. Its own text names columns and values; it is for the log of the process, never
-    /// for an answer. The same goes for the next one.
+    /// The database refused this row.
     #[error("the database refused it: {0}")]
-    Row(BoxError),
+    Row(Cause),
     #[error("the database failed: {0}")]
-    Database(BoxError),
+    Database(Cause),
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What a database says of an error, without its text, which names values: a class and the engine's own code. This is
+/// all that is kept, so nothing that prints an error, however deep, can print more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cause {
+    class: &'static str,
+    code: Option<i32>,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.class),
+            None => f.write_str(self.class),
+        }
+    }
+}
+
+/// A class of our own: what was found in a row and cannot be, for instance.
+impl From<&'static str> for Cause {
+    fn from(class: &'static str) -> Cause {
+        Cause { class, code: None }
+    }
+}
+
+/// The names that SQLite has for its codes (https://sqlite.org/rescode.html), as far as an operator does something else
+/// about each.
+fn sqlite_class(extended: i32) -> &'static str {
+    match extended {
+        275 => "constraint: check",
+        787 => "constraint: foreign key",
+        1299 => "constraint: not null",
+        1555 => "constraint: primary key",
+        2067 => "constraint: unique",
+        3091 => "constraint: type",
+        _ => match extended & 0xff {
+            3 => "no permission",
+            5 | 6 => "busy",
+            7 => "out of memory",
+            8 => "read only",
+            10 => "disk: I/O",
+            11 => "the file is damaged",
+            13 => "disk: full",
+            14 => "the file cannot be opened",
+            17 => "the schema has changed",
+            18 => "too big",
+            19 => "constraint",
+            20 => "type",
+            23 => "not authorized",
+            26 => "not a database",
+            _ => "SQL",
+        },
+    }
+}
+
+impl From<&sqlx::Error> for Cause {
+    fn from(error: &sqlx::Error) -> Cause {
+        match error {
+            sqlx::Error::Database(error) => match error.code().and_then(|code| code.parse().ok()) {
+                Some(code) => Cause { class: sqlite_class(code), code: Some(code) },
+                None => "SQL".into(),
+            },
+            sqlx::Error::Io(error) => Cause { class: "I/O", code: error.raw_os_error() },
+            sqlx::Error::PoolTimedOut => "no connection became free in time".into(),
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => "the connection is closed".into(),
+            sqlx::Error::RowNotFound => "a row is missing".into(),
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => "a value cannot be read".into(),
+            sqlx::Error::Encode(_) => "a value cannot be written".into(),
+            _ => "the client".into(),
+        }
+    }
+}
+
+impl From<&rusqlite::Error> for Cause {
+    fn from(error: &rusqlite::Error) -> Cause {
+        match error {
+            rusqlite::Error::SqliteFailure(error, _) => {
+                Cause { class: sqlite_class(error.extended_code), code: Some(error.extended_code) }
+            }
+            rusqlite::Error::QueryReturnedNoRows => "a row is missing".into(),
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::Utf8Error(..) => "a value cannot be read".into(),
+            rusqlite::Error::ToSqlConversionFailure(_) => "a value cannot be written".into(),
+            _ => "the client".into(),
+        }
+    }
+}
+
+/// Bringing the tables up to date failed.
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> StoreError {
+        use sqlx::migrate::MigrateError;
+        StoreError::Database(match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Cause::from(&error),
+            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
+                "it was made by a later version of tomada".into()
+            }
+            MigrateError::VersionMismatch(_) => "a migration that it has is another than this version's".into(),
+            _ => "the migrations".into(),
+        })
+    }
+}
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> StoreError {
         match &error {
             sqlx::Error::Database(refusal) if refusal.kind() != sqlx::error::ErrorKind::Other => {
-                StoreError::Row(error.into())
+                StoreError::Row(Cause::from(&error))
             }
-            _ => StoreError::Database(error.into()),
+            _ => StoreError::Database(Cause::from(&error)),
         }
     }
 }
@@ -43,8 +146,8 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
         use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
         match error.sqlite_error_code() {
-            Some(ConstraintViolation | TooBig | TypeMismatch) => StoreError::Row(error.into()),
-            _ => StoreError::Database(error.into()),
+            Some(ConstraintViolation | TooBig | TypeMismatch) => StoreError::Row(Cause::from(&error)),
+            _ => StoreError::Database(Cause::from(&error)),
         }
     }
 }
@@ -204,4 +307,71 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Up to `limit` rows after that one, oldest first.
     async fn audit_rows(&self, after: i64, limit: u32) -> Result<Vec<AuditRow>>;
     async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MARKER: &str = "marker-4711";
+
+    /// Whatever may print an error: itself, for people and for debugging, and each of its sources.
+    fn printed(error: StoreError) -> String {
+        let error = anyhow::Error::new(error).context("doing something");
+        format!("{error} {error:#} {error:?} {error:#?}")
+    }
+
+    /// A check that fails names its row in the text of some databases, a damaged value in that of others.
+    #[tokio::test]
+    async fn no_error_repeats_a_value() {
+        use sqlx::{ConnectOptions as _, Connection as _};
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("test.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let mut sqlx = options.connect().await.unwrap();
+        // SQLite itself names only columns, so these are named like a value.
+        let table = format!("create table t (\"{MARKER}\" text unique check (\"{MARKER}\" <> 'no'), n integer) strict");
+        sqlx::query(sqlx::AssertSqlSafe(table)).execute(&mut sqlx).await.unwrap();
+        sqlx::query("insert into t values (?, 1)").bind(MARKER).execute(&mut sqlx).await.unwrap();
+        let mut errors = Vec::new();
+        for sql in [
+            format!("insert into t values ('{MARKER}', 1)"),
+            "insert into t values ('no', 1)".to_owned(),
+            format!("insert into t values ('other', '{MARKER}')"),
+            format!("select \"{MARKER}\" from nowhere where x = '{MARKER}'"),
+            format!("say '{MARKER}'"),
+        ] {
+            let sql = sqlx::AssertSqlSafe(sql);
+            errors.push(StoreError::from(sqlx::query(sql).execute(&mut sqlx).await.unwrap_err()));
+        }
+        let wrong: std::result::Result<i64, _> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select \"{MARKER}\" from t"))).fetch_one(&mut sqlx).await;
+        errors.push(wrong.unwrap_err().into());
+        sqlx.close().await.unwrap();
+        let direct = rusqlite::Connection::open(&file).unwrap();
+        for sql in [
+            format!("insert into t values ('{MARKER}', 1)"),
+            format!("insert into t values ('other', '{MARKER}')"),
+            format!("insert into nowhere values ('{MARKER}')"),
+        ] {
+            errors.push(direct.execute(&sql, []).unwrap_err().into());
+        }
+        let wrong = direct.query_row(&format!("select \"{MARKER}\" from t"), [], |row| row.get::<_, i64>(0));
+        errors.push(wrong.unwrap_err().into());
+        let printed: Vec<String> = errors.into_iter().map(printed).collect();
+        for text in &printed {
+            assert!(!text.contains(MARKER) && !text.contains("nowhere"), "{text}");
+        }
+        for (at, expected) in [
+            (0, "the database refused it: constraint: unique (2067)"),
+            (1, "the database refused it: constraint: check (275)"),
+            (2, "constraint: type (3091)"),
+            (3, "the database failed: SQL (1)"),
+            (5, "the database failed: a value cannot be read"),
+            (6, "the database refused it: constraint: unique (2067)"),
+            (9, "the database failed: a value cannot be read"),
+        ] {
+            assert!(printed[at].contains(expected), "{at}: {}", printed[at]);
+        }
+    }
 }

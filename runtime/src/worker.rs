@@ -138,7 +138,7 @@ impl Shop {
         let unrepeatable = tried.taken && endpoint.is_some_and(|endpoint| endpoint.at_most_once);
         let (next, charge) = after(outcome, retry_after_ms, &delivery, retry, now_ms, random, unrepeatable);
         if next == Next::Held {
-            self.pause(&delivery, &reason_to_pause(&delivery, &attempt)).await;
+            self.pause(&delivery, &attempt).await;
         }
         hide(&delivery, &mut attempt);
         if !succeeded {
@@ -191,13 +191,17 @@ impl Shop {
         self.committer.settle(untried).await;
     }
 
-    async fn pause(&self, delivery: &Delivery, reason: &str) {
+    async fn pause(&self, delivery: &Delivery, attempt: &Attempt) {
         let known = self.catalog.get();
         if known.endpoints.get(&delivery.endpoint).is_none_or(|endpoint| endpoint.paused.is_some()) {
             return;
         }
-        tracing::error!(endpoint = known.endpoint_name(delivery.endpoint), reason, "endpoint paused");
-        if let Err(error) = self.store.pause(delivery.endpoint, Some(reason)).await {
+        // What a connector says may be about people: it is for the API, and not for the log.
+        tracing::error!(
+            endpoint = known.endpoint_name(delivery.endpoint), delivery = %delivery.id, outcome = ?attempt.outcome,
+            code = attempt.code, "endpoint paused"
+        );
+        if let Err(error) = self.store.pause(delivery.endpoint, Some(&reason_to_pause(delivery, attempt))).await {
             tracing::error!(%error, "pausing an endpoint failed");
             return;
         }

@@ -27,7 +27,13 @@ impl HubProcess {
 
     /// The same, with everything that it has to say written to a file.
     pub(crate) async fn start_traced(data: &Path, config: &Path, log: &Path) -> HubProcess {
+        HubProcess::start_traced_with(data, config, log, &[]).await
+    }
+
+    /// The same, with more arguments.
+    pub(crate) async fn start_traced_with(data: &Path, config: &Path, log: &Path, more: &[&str]) -> HubProcess {
         let mut command = HubProcess::command(data, config);
+        command.args(more);
         command.env("TOMADA_LOG", "trace").stderr(std::fs::File::create(log).expect("a file for the log"));
         HubProcess::spawn(command, data).await
     }
@@ -53,6 +59,10 @@ impl HubProcess {
         .await;
         let key = tomada::client::admin_key(data).expect("a key");
         HubProcess { child, url: running.expect("it is there").url, key }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn kill(mut self) {

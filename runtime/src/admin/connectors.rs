@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::audit::Note;
-use super::{Answer, Office, push_problem, store_problem, time};
+use super::{Answer, Office, push_problem, store_problem, time, unreadable};
 use crate::problem::Problem;
 use crate::store::rows::{ConnectorRow, VersionRow};
 
@@ -72,7 +72,7 @@ pub(super) async fn activate(
     Path(name): Path<String>,
     body: Result<Json<Activation>, JsonRejection>,
 ) -> Answer {
-    let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     let version = office.registry.activate(&name, &body.digest).await.map_err(push_problem)?;
     answer(&office, &note, &name, version).await
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::audit::Note;
-use super::{Answer, Office, Sight, page, parse, store_problem, time};
+use super::{Answer, Office, Sight, page, parse, store_problem, time, unreadable};
 use crate::catalog::Endpoint;
 use crate::keys::Caller;
 use crate::problem::Problem;
@@ -80,7 +80,7 @@ pub(super) async fn replay_dead(
     Extension(note): Extension<Arc<Note>>,
     body: Result<Json<Replay>, JsonRejection>,
 ) -> Answer {
-    let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(body) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     let endpoint = body.endpoint.as_deref().map(|name| endpoint(&office, name)).transpose()?.map(|e| e.id);
     if let Some(endpoint) = &body.endpoint {
         note.detail("endpoint", endpoint.as_str());

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::audit::Note;
 use super::routes::demand;
-use super::{Answer, Office, Sight, page, parse, store_problem, time};
+use super::{Answer, Office, Sight, page, parse, store_problem, time, unreadable};
 use crate::catalog::Draft;
 use crate::config::is_event_type;
 use crate::event::EventId;
@@ -147,7 +147,7 @@ pub(super) async fn publish(
     body: Result<Json<Publication>, JsonRejection>,
 ) -> Answer {
     let refused = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
-    let Json(publication) = body.map_err(|error| refused(error.body_text()))?;
+    let Json(publication) = body.map_err(|error| refused(unreadable(&error)))?;
     if !is_event_type(&publication.event_type) {
         return Err(refused("event_type takes 1 to 128 characters of a-z 0-9 . _ -".into()));
     }

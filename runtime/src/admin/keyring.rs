@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, parse, store_problem, time};
 use crate::keyring::KeyId;
 use crate::problem::Problem;
@@ -39,11 +40,12 @@ async fn shown(office: &Office) -> Result<Value, Problem> {
 }
 
 /// What the key before wraps is wrapped anew in the background; no payload is touched.
-pub(super) async fn rotate(State(office): State<Arc<Office>>) -> Answer {
+pub(super) async fn rotate(State(office): State<Arc<Office>>, Extension(note): Extension<Arc<Note>>) -> Answer {
     let id = office.ring.rotate(office.clock.now_ms()).map_err(|error| {
         tracing::error!(%error, "rotating the key ring failed");
         Problem::new(StatusCode::CONFLICT, format!("nothing was changed: {error:#}"))
     })?;
+    note.object(format!("keyring:{id}"));
     let mut shown = shown(&office).await?;
     shown["id"] = id.to_string().into();
     Ok(Json(shown).into_response())

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::audit::Note;
-use super::{Answer, Office, store_problem, time};
+use super::{Answer, Office, store_problem, time, unreadable};
 use crate::keys::grant::{Grant, Role, Scope, Scopes, network};
 use crate::keys::{Caller, grant_of, id_of};
 use crate::private::write_private;
@@ -85,7 +85,7 @@ pub(super) async fn create(
     Extension(note): Extension<Arc<Note>>,
     body: Result<Json<NewKey>, JsonRejection>,
 ) -> Answer {
-    let Json(new) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(new) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     let refused = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
     if new.name.is_empty() || new.name.chars().count() > MAX_NAME || new.name.chars().any(char::is_control) {
         return Err(refused(format!("name takes 1 to {MAX_NAME} characters")));

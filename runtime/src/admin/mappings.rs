@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::audit::Note;
-use super::{Answer, Office, store_problem, time};
+use super::{Answer, Office, store_problem, time, unreadable};
 use crate::apply;
 use crate::catalog::{Mapping, json as text_of};
 use crate::config::{self, Config};
@@ -117,7 +117,7 @@ pub(super) async fn edit(
     Path(name): Path<String>,
     body: Result<Json<Edit>, JsonRejection>,
 ) -> Answer {
-    let Json(edit) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(edit) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     let mapping = draft(&office, &name, edit.component, edit.settings, edit.deadline_ms);
     prove(&office, &name, &mapping).await?;
     let new = NewMapping {
@@ -150,7 +150,7 @@ pub(super) async fn activate(
     body: Result<Json<Activation>, JsonRejection>,
 ) -> Answer {
     let Json(Activation { version }) =
-        body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     note.detail("version", version);
     let mapping = read(&office.store.mapping(&name).await.map_err(store_problem)?, &name, version)?;
     // What was right when it was stored need not be any more: its component may be another by now.

@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Note;
 use super::{Answer, Office, store_problem, time};
 use crate::apply::reload;
 use crate::catalog::Catalog;
@@ -99,6 +100,7 @@ pub(super) struct NewVersion {
 
 pub(super) async fn set(
     State(office): State<Arc<Office>>,
+    Extension(note): Extension<Arc<Note>>,
     Path(name): Path<String>,
     body: Result<Json<NewVersion>, JsonRejection>,
 ) -> Answer {
@@ -128,6 +130,7 @@ pub(super) async fn set(
     try_out(&office, &name, value).await?;
     let version = office.store.put_secret(&name, value.as_bytes(), previous_until_ms, now_ms).await;
     let version = version.map_err(store_problem)?;
+    note.detail("version", version);
     in_force(&office).await?;
     let previous_until = (version > 1).then(|| time(previous_until_ms));
     let shown = json!({ "name": name, "version": version, "previous_until": previous_until, "value": made });

@@ -13,12 +13,13 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{EventName, Idempotency, is_event_type};
+use crate::redact::Size;
 
 /// Bytes of a key that is kept as it came; a longer one is replaced by its digest.
 const MAX_KEY: usize = 255;
 
 /// The same key from the same source is the same event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key {
     /// For people, at most 255 bytes without control characters.
     pub(crate) shown: String,
@@ -29,6 +30,12 @@ pub(crate) struct Key {
     /// Whether it is made of what the event says. An id that a provider or the hub made for the message is not; a digest
     /// is, because short content can be guessed from it.
     pub(crate) is_content: bool,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Key").field(&Size(self.shown.len())).finish()
+    }
 }
 
 impl Key {

@@ -1,8 +1,11 @@
 //! The shapes of rows that every database shares.
 
+use std::fmt;
+
 use crate::delivery::{Delivery, Outcome, Status};
 use crate::event::{DeliveryId, Event, EventId, SyncRunId};
 use crate::keyring::KeyId;
+use crate::redact::Size;
 use crate::seal::Place;
 use zeroize::Zeroizing;
 
@@ -25,7 +28,6 @@ pub(crate) struct CatalogRows {
     pub(crate) secrets: Vec<SecretRow>,
 }
 
-#[derive(Debug)]
 pub(crate) struct EndpointRow {
     pub(crate) id: i64,
     pub(crate) name: String,
@@ -195,7 +197,6 @@ pub(crate) struct DeliveryRow {
     pub(crate) next_retry_ms: Option<u64>,
 }
 
-#[derive(Debug)]
 pub(crate) struct EventDetail {
     pub(crate) event: Event,
     pub(crate) key: String,
@@ -205,7 +206,6 @@ pub(crate) struct EventDetail {
     pub(crate) children: Vec<EventRow>,
 }
 
-#[derive(Debug)]
 pub(crate) struct AttemptRow {
     pub(crate) delivery: DeliveryId,
     pub(crate) number: u32,
@@ -229,7 +229,6 @@ pub(crate) struct DeadLetterFilter {
     pub(crate) limit: u32,
 }
 
-#[derive(Debug)]
 pub(crate) struct DeadLetterRow {
     pub(crate) delivery: DeliveryId,
     pub(crate) event: EventId,
@@ -243,7 +242,7 @@ pub(crate) struct DeadLetterRow {
     pub(crate) created_ms: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct KeyRow {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -275,7 +274,7 @@ pub(crate) struct NewSyncRun {
     pub(crate) resume: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Begun {
     /// With the cursor where it goes on.
     Run { cursor: Option<String> },
@@ -305,7 +304,7 @@ impl SyncState {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct SyncRunRow {
     pub(crate) id: SyncRunId,
     pub(crate) name: String,
@@ -362,6 +361,15 @@ pub(crate) enum KeyOf {
     Secret { name: String, version: i64 },
 }
 
+impl fmt::Display for KeyOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyOf::Event(event) => event.fmt(f),
+            KeyOf::Secret { name, version } => write!(f, "stored:{name}#{version}"),
+        }
+    }
+}
+
 impl KeyOf {
     pub(crate) fn place(&self) -> Place<'_> {
         match self {
@@ -383,8 +391,8 @@ pub(crate) struct SecretRow {
     pub(crate) not_after_ms: Option<u64>,
 }
 
-impl std::fmt::Debug for SecretRow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SecretRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretRow({} {})", self.name, self.version)
     }
 }
@@ -435,4 +443,75 @@ pub(crate) struct AuditFilter {
     pub(crate) object: Option<String>,
     pub(crate) before: Option<i64>,
     pub(crate) limit: u32,
+}
+
+// What holds content or a secret prints what it is and how much there is of it.
+
+impl fmt::Debug for EndpointRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paused = Size::of(&self.paused);
+        f.debug_struct("EndpointRow").field("name", &self.name).field("paused", &paused).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EventDetail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (event, attempts) = (&self.event, &self.attempts);
+        f.debug_struct("EventDetail").field("event", event).field("attempts", attempts).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AttemptRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttemptRow")
+            .field("delivery", &self.delivery)
+            .field("number", &self.number)
+            .field("outcome", &self.outcome)
+            .field("http_status", &self.http_status)
+            .field("code", &self.code)
+            .field("message", &Size::of(&self.message))
+            .field("log", &Size::of(&self.log))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for DeadLetterRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetterRow")
+            .field("delivery", &self.delivery)
+            .field("reason", &self.reason)
+            .field("http_status", &self.http_status)
+            .field("code", &self.code)
+            .field("message", &Size::of(&self.message))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KeyRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRow").field("id", &self.id).field("scopes", &self.scopes).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Begun::Run { cursor } => f.debug_struct("Run").field("cursor", &Size::of(cursor)).finish(),
+            Begun::Running => f.write_str("Running"),
+            Begun::Elsewhere => f.write_str("Elsewhere"),
+        }
+    }
+}
+
+impl fmt::Debug for SyncRunRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncRunRow")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("state", &self.state)
+            .field("cursor", &Size::of(&self.cursor))
+            .field("code", &self.code)
+            .field("message", &Size::of(&self.message))
+            .finish_non_exhaustive()
+    }
 }

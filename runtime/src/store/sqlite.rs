@@ -64,19 +64,21 @@ impl SqliteStore {
             // Fewer checkpoints, each of them longer; the default of 1,000 pages would run one every few dozen commits.
             .pragma("wal_autocheckpoint", "8000")
             .disable_statement_logging();
-        let mut writer = options.connect().await?;
-        let version: String = sqlx::query_scalar("select sqlite_version()").fetch_one(&mut writer).await?;
+        let mut writer = options.connect().await.map_err(StoreError::from)?;
+        let version = sqlx::query_scalar("select sqlite_version()").fetch_one(&mut writer).await;
+        let version: String = version.map_err(StoreError::from)?;
         let numbers: Vec<u32> = version.split('.').filter_map(|n| u32::from_str(n).ok()).collect();
         if let [major, minor, patch] = numbers[..]
             && (major, minor, patch) < OLDEST_SQLITE
         {
             anyhow::bail!("SQLite {version} can corrupt its write-ahead log; 3.51.3 or later is needed");
         }
-        sqlx::migrate!("../migrations/sqlite").run(&mut writer).await?;
+        sqlx::migrate!("../migrations/sqlite").run(&mut writer).await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false).pragma("query_only", "on"))
-            .await?;
+            .await
+            .map_err(StoreError::from)?;
         Ok(SqliteStore {
             writer: Mutex::new(Writer { direct: borrow(&mut writer).await?, sqlx: writer }),
             readers,
@@ -114,7 +116,7 @@ impl SqliteStore {
 /// The same connection without sqlx's thread between. Only whoever holds the [`Writer`] may use either of the two, so
 /// never both at once.
 #[allow(unsafe_code, reason = "two libraries share one connection")]
-async fn borrow(connection: &mut SqliteConnection) -> anyhow::Result<rusqlite::Connection> {
+async fn borrow(connection: &mut SqliteConnection) -> Result<rusqlite::Connection> {
     let handle = connection.lock_handle().await?.as_raw_handle();
     // SAFETY: the handle is open as long as `Writer.sqlx` lives, and what is made of it is dropped before and does not
     // close it. Both libraries link the same SQLite.

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::changes::{self, Changes};
-use super::{check, draft, read, using};
+use super::{check, draft, read, unreadable, using};
 use crate::admin::audit::Note;
 use crate::admin::routes::demand;
 use crate::admin::{Answer, Office, store_problem};
@@ -67,7 +67,7 @@ pub(in crate::admin) async fn run(
     body: Result<Json<Trial>, JsonRejection>,
 ) -> Answer {
     let refused = |why: &str| Problem::new(StatusCode::BAD_REQUEST, why);
-    let Json(mut trial) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(mut trial) = body.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, unreadable(&error)))?;
     let batch = trial.events_of_type.is_some() || trial.limit.is_some();
     if [trial.payload.is_some(), trial.event.is_some(), batch].into_iter().filter(|named| *named).count() != 1 {
         return Err(refused("say on what to try it, one of payload, event, or events_of_type and limit"));

@@ -43,7 +43,7 @@ impl Stored<'_> {
             },
             ContentState::Expired | ContentState::Erased => Opened::gone(),
             ContentState::Sealed => self.unseal(ring).unwrap_or_else(|why| {
-                tracing::error!(event = %EventId(self.event), why, "an event's content cannot be opened");
+                tracing::error!(event = %EventId(self.event), error = why, "an event's content cannot be opened");
                 Opened::gone()
             }),
         }

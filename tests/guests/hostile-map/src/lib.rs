@@ -33,6 +33,8 @@ enum Mode {
     Logs,
     Skips,
     Fails,
+    /// Logs the payload, and says it when it fails.
+    Tells,
 }
 
 #[mapping(name = "hostile-map")]
@@ -56,6 +58,11 @@ fn map(event: Event<Raw>, settings: Settings) -> Result<Mapped<Raw>, Detail> {
         Mode::Swells => return Ok(Mapped::Payload(Raw(vec![b' '; 2 << 20]))),
         Mode::Logs => (0..1_000_000).for_each(|number| log::info(format!("line {number}"))),
         Mode::Skips => return Ok(Mapped::Skip("told to skip".into())),
+        Mode::Tells => {
+            let told = String::from_utf8_lossy(&event.payload).into_owned();
+            log::error(&told);
+            return Err(Detail::new("told-to-tell", told));
+        }
         Mode::Fails => return Err(Detail::new("told-to-fail", "the mapping was told to fail")),
     }
     Ok(Mapped::Payload(event.payload))

@@ -61,6 +61,8 @@ enum Mode {
     Writes,
     /// Sends the secret `token` to `url`, bound to it or not, and puts it into log and note.
     Leaks,
+    /// Logs the payload and panics with it.
+    Tells,
     /// The failures that are said in the type.
     Transient,
     RateLimited,
@@ -70,7 +72,7 @@ enum Mode {
 }
 
 #[connector(name = "hostile", hosts = ["settings.url"], secrets = ["token"], mail = true, emits = ["harm.done"])]
-fn handle(cx: &Context<Settings>, _event: Event<Raw>) -> Result<Receipt, Failure> {
+fn handle(cx: &Context<Settings>, event: Event<Raw>) -> Result<Receipt, Failure> {
     const SAID: &str = "the connector was told to fail so";
     let receipt = Receipt::new();
     match cx.settings.mode {
@@ -119,6 +121,11 @@ fn handle(cx: &Context<Settings>, _event: Event<Raw>) -> Result<Receipt, Failure
             let answer = cx.post(&cx.settings.url).bearer(&token).body(format!("the token is {token}")).send()?.ok()?;
             let echo = String::from_utf8_lossy(answer.body()).into_owned();
             Ok(receipt.note(format!("the token is {token}, and the target says {echo}")))
+        }
+        Mode::Tells => {
+            let told = String::from_utf8_lossy(&event.payload).into_owned();
+            log::error(&told);
+            panic!("the connector tells: {told}")
         }
         Mode::Transient => Err(Failure::transient("told-to-fail", SAID)),
         Mode::RateLimited => Err(Failure::rate_limited(Some(1_000), "told-to-fail", SAID)),
