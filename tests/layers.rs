@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["ingress", "worker", "scheduler"],
     // The rooms.
     &["apply"],
+    &["retention"],
     &["registry", "committer", "rewrap", "audit"],
     &["listen", "keys", "plugin", "queue", "sync"],
     &["catalog"],
@@ -24,6 +25,7 @@ const FLOORS: &[&[&str]] = &[
     // The cellar.
     &["store"],
     // The stones.
+    &["metrics", "record"],
     &["delivery"],
     &["event"],
     &["keyring"],
@@ -44,7 +46,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["outbound"]),
     ("ring", &["signature"]),
     ("chacha20poly1305", &["seal"]),
-    ("zeroize", &["seal", "keyring"]),
+    ("zeroize", &["seal", "keyring", "catalog", "store"]),
     ("croner", &["config"]),
     ("chrono", &["config"]),
     ("chrono_tz", &["config"]),
@@ -63,6 +65,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Files that say so at their top: no async, no clock, no I/O.
 const PURE: &[&str] = &[
     "audit/chain.rs",
+    "config/keep.rs",
     "config/times.rs",
     "delivery.rs",
     "event.rs",

@@ -8,6 +8,9 @@ mod events;
 mod keyring;
 mod keys;
 mod mappings;
+mod metrics;
+mod privacy;
+mod retention;
 mod routes;
 mod schedules;
 mod secrets;
@@ -39,11 +42,14 @@ use crate::keyring::Keyring;
 use crate::keys::grant::Scope;
 use crate::keys::{Caller, Keys, Refusal, id_of};
 use crate::limits::{self, Limits};
+use crate::metrics::Metrics;
 use crate::private::write_private;
 use crate::problem::{Problem, tell};
 use crate::queue::Queues;
+use crate::record;
 use crate::redact::{Network, without_values};
 use crate::registry::{PushError, Registry};
+use crate::retention::Retention;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
 use crate::worker::Shop;
@@ -71,6 +77,8 @@ pub(crate) struct Office {
     pub(crate) ring: Arc<Keyring>,
     pub(crate) data: PathBuf,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) retention: Arc<Retention>,
+    pub(crate) metrics: Arc<Metrics>,
     /// The public id of the key in `admin.key`.
     pub(crate) own_key: String,
 }
@@ -143,9 +151,15 @@ async fn limit_address(State(office): State<Arc<Office>>, request: Request, next
     let (catalog, now_ms) = (office.catalog.get(), office.clock.now_ms());
     let address = sender(&catalog.limits.proxies, request.headers(), request.extensions());
     if let Some(standing) = office.limits.refuses(catalog.limits.address, address, now_ms) {
+        if office.metrics.limited(standing.name, now_ms) {
+            tracing::info!(limit = standing.name, from = %Network(address), "API request refused: too many");
+        }
         return Err(Problem::quota_exceeded(&standing));
     }
     let response = next.run(request).await;
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        office.metrics.unavailable("api");
+    }
     if response.status() == StatusCode::UNAUTHORIZED {
         office.limits.failed(catalog.limits.address, address, now_ms);
     }
@@ -163,8 +177,12 @@ async fn limit_key(State(office): State<Arc<Office>>, request: Request, next: Ne
     if key == office.own_key && address.is_loopback() {
         return Ok(next.run(request).await);
     }
-    let standing = office.limits.take(limits::Caller::Key(key.into()), quota, office.clock.now_ms());
+    let now_ms = office.clock.now_ms();
+    let standing = office.limits.take(limits::Caller::Key(key.as_str().into()), quota, now_ms);
     if standing.is_refused() {
+        if office.metrics.limited(standing.name, now_ms) {
+            tracing::info!(limit = standing.name, key, "API request refused: too many");
+        }
         return Err(Problem::quota_exceeded(&standing));
     }
     let mut response = next.run(request).await;
@@ -201,6 +219,7 @@ async fn apply(
             .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("component {name:?}: {error}")))?;
         components.insert(name, bytes);
     }
+    let warnings = record::warnings(&body.config);
     let applier = Applier {
         store: &*office.store,
         catalog: &office.catalog,
@@ -220,7 +239,7 @@ async fn apply(
         office.shop.staff();
         office.write_config();
     }
-    Ok(Json(json!({ "changes": changes })).into_response())
+    Ok(Json(json!({ "changes": changes, "warnings": warnings })).into_response())
 }
 
 /// Why a body is not what a route takes. It repeats no value: an answer is written down in more places than one.

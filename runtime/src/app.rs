@@ -25,11 +25,14 @@ use crate::keyring::Keyring;
 use crate::keys::{Keys, Pepper, id_of};
 use crate::limits::Limits;
 use crate::listen;
+use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::plugin::Plugins;
 use crate::private::write_private;
 use crate::queue::{Queues, keeper};
+use crate::record;
 use crate::registry::Registry;
+use crate::retention::Retention;
 use crate::rewrap;
 use crate::scheduler::Scheduler;
 use crate::store::Store;
@@ -119,6 +122,9 @@ impl Hub {
         });
         registry.load_all().await?;
         if let Some((config, components)) = config {
+            for warning in record::warnings(&config) {
+                tracing::warn!(detail = warning, "applying a configuration");
+            }
             let applier =
                 Applier { store: &*store, catalog: &catalog, queues: &queues, registry: &registry, clock: &clock };
             let attempt = audit.write(Record::of_hub("config.apply", "apply", serde_json::json!({}))).await?;
@@ -144,7 +150,8 @@ impl Hub {
 
         let stop = CancellationToken::new();
         let ids = Arc::new(Ids::default());
-        let committer = Committer::start(store.clone(), queues.clone(), node)?;
+        let metrics = Arc::new(Metrics::default());
+        let committer = Committer::start(store.clone(), queues.clone(), node, metrics.clone())?;
         let shop = Arc::new(Shop {
             catalog: catalog.clone(),
             queues: queues.clone(),
@@ -154,11 +161,14 @@ impl Hub {
             clock: clock.clone(),
             ids: ids.clone(),
             ring: ring.clone(),
+            metrics: metrics.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
         shop.staff();
-        tasks.spawn(rewrap::run(store.clone(), ring.clone(), stop.clone()));
+        tasks.spawn(rewrap::run(store.clone(), ring.clone(), metrics.clone(), stop.clone()));
+        let retention = Arc::new(Retention::new(store.clone(), catalog.clone(), audit.clone(), clock.clone()));
+        tasks.spawn(retention.clone().run(stop.clone()));
         tasks.spawn(keeper::run(store.clone(), queues.clone(), node, stop.clone()));
 
         let scheduler = Arc::new(Scheduler {
@@ -184,6 +194,7 @@ impl Hub {
             ring: ring.clone(),
             limits: limits.clone(),
             bodies: Bodies::default(),
+            metrics: metrics.clone(),
         });
         let office = Arc::new(Office {
             store: store.clone(),
@@ -200,6 +211,8 @@ impl Hub {
             ring: ring.clone(),
             data: data.clone(),
             limits,
+            retention,
+            metrics: metrics.clone(),
             own_key,
         });
         write_private(&data.join("config.json"), &serde_json::to_vec_pretty(&catalog.get().config)?)?;
@@ -208,7 +221,7 @@ impl Hub {
                 .route("/webhooks/{*path}", axum::routing::any(crate::ingress::webhook).with_state(door.clone()))
                 .route("/feedback/{token}", axum::routing::any(crate::ingress::feedback::page).with_state(door)),
         );
-        let server = tokio::spawn(listen::serve(listener, router, catalog, stop.clone()));
+        let server = tokio::spawn(listen::serve(listener, router, catalog, metrics, stop.clone()));
         let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });
         write_private(&data.join("hub.json"), hub_json.to_string().as_bytes())?;
         tracing::info!(%url, "ready");

@@ -113,6 +113,7 @@ fn rows_of(wanted: &Config, secrets: Vec<SecretRow>) -> CatalogRows {
             .iter()
             .map(|(name, source)| (name.clone(), json(source)))
             .chain(catalog::limits_row(wanted).iter().map(|(name, limits)| (name.clone(), json(limits))))
+            .chain(catalog::retention_row(wanted).iter().map(|(name, times)| (name.clone(), json(times))))
             .collect(),
         queues: wanted.queues.iter().zip(1..).map(|((name, queue), id)| (id, name.clone(), json(queue))).collect(),
         endpoints: wanted

@@ -178,7 +178,6 @@ impl Audit {
 
     /// Removes up to `limit` of the oldest rows, as far as they are older than `before_ms`, and puts that on record.
     /// Answers how many; 0 when there are none. Rows behind a younger one stay, whatever their own time is.
-    #[allow(dead_code, reason = "retention calls it")]
     pub(crate) async fn prune(&self, before_ms: u64, limit: u32) -> Result<u64, Failure> {
         let log = self.0.clone();
         let pruning = self.0.tasks.spawn(async move { log.prune(before_ms, limit).await });
@@ -366,6 +365,7 @@ fn read_anchor(path: &Path) -> Result<Anchor, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keyring::Keyring;
     use crate::store::rows::AuditFilter;
     use crate::store::sqlite::SqliteStore;
     use std::time::Duration;
@@ -385,8 +385,13 @@ mod tests {
             self.directory.path().join(name)
         }
 
+        fn ring(&self) -> Arc<Keyring> {
+            Arc::new(Keyring::open(&self.path("keyring"), 1).unwrap())
+        }
+
         async fn open(&self) -> Audit {
-            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.path("tomada.db")).await.unwrap());
+            let store: Arc<dyn Store> =
+                Arc::new(SqliteStore::open(&self.path("tomada.db"), self.ring()).await.unwrap());
             let pepper = Pepper::open(&self.path("pepper")).unwrap();
             let tasks = TaskTracker::new();
             Audit::open(store, &pepper, self.clock.clone(), self.directory.path(), tasks).await.unwrap()

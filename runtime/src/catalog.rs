@@ -51,6 +51,8 @@ pub(crate) struct Limits {
 
 /// Where the table of sources keeps `[limits]`: no source can have such a name.
 const LIMITS: &str = "[limits]";
+/// The same for `[retention]`.
+const RETENTION: &str = "[retention]";
 
 /// One path that a source posts to.
 pub(crate) struct Webhook {
@@ -189,6 +191,10 @@ impl Catalog {
         for (name, json) in rows.sources {
             if name == LIMITS {
                 config.limits = read(&json, "table", "limits", &mut problems).unwrap_or_default();
+                continue;
+            }
+            if name == RETENTION {
+                config.retention = read(&json, "table", "retention", &mut problems).unwrap_or_default();
                 continue;
             }
             let Some(source) = read::<config::Source>(&json, "source", &name, &mut problems) else { continue };
@@ -500,6 +506,7 @@ pub(crate) fn difference(current: &Config, rows: &CatalogRows, wanted: &Config) 
     );
     let (put, drop) = (&mut change.put_sources, &mut change.drop_sources);
     diff_map("limits", &limits_row(current), &limits_row(wanted), put, drop, &mut lines);
+    diff_map("retention", &retention_row(current), &retention_row(wanted), put, drop, &mut lines);
     diff_map("queue", &current.queues, &wanted.queues, &mut change.put_queues, &mut change.drop_queues, &mut lines);
     let (put, drop) = (&mut change.put_endpoints, &mut change.drop_endpoints);
     diff_map("endpoint", &current.endpoints, &wanted.endpoints, put, drop, &mut lines);
@@ -537,6 +544,11 @@ pub(crate) fn difference(current: &Config, rows: &CatalogRows, wanted: &Config) 
 pub(crate) fn limits_row(config: &Config) -> BTreeMap<String, config::Limits> {
     let limits = (!config.limits.is_empty()).then(|| (LIMITS.to_owned(), config.limits.clone()));
     limits.into_iter().collect()
+}
+
+pub(crate) fn retention_row(config: &Config) -> BTreeMap<String, config::Retention> {
+    let retention = (!config.retention.is_empty()).then(|| (RETENTION.to_owned(), config.retention.clone()));
+    retention.into_iter().collect()
 }
 
 use crate::store::rows::CatalogChange as Change;

@@ -6,6 +6,8 @@ mod keyring;
 mod keys;
 mod mappings;
 mod operate;
+mod privacy;
+mod retention;
 mod secrets;
 mod sources;
 mod sync;
@@ -57,6 +59,13 @@ enum Command {
     Sync(sync::Sync),
     /// List schedules and when they are due
     Schedules(sync::Schedules),
+    /// What the hub has to say about personal data
+    Privacy {
+        #[command(subcommand)]
+        command: privacy::Privacy,
+    },
+    /// How long what is kept, and whether it is gone when its time is over
+    Retention(retention::Retention),
     /// List API keys, make, rotate and revoke them
     Keys(keys::Keys),
     /// List secrets that the hub keeps, store and change them
@@ -212,6 +221,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sources(options) => sources::sources(options).await?,
         Command::Sync(options) => return sync::sync(options).await,
         Command::Schedules(options) => sync::schedules(options).await?,
+        Command::Privacy { command } => privacy::run(command).await?,
+        Command::Retention(options) => retention::retention(options).await?,
         Command::Keys(options) => keys::run(options).await?,
         Command::Secrets(options) => secrets::run(options).await?,
         Command::Keyring(options) => keyring::run(options).await?,

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::delivery::{Begin, Next, Settlement};
 use crate::event::{NewEvent, Place};
+use crate::metrics::Metrics;
 use crate::queue::Queues;
 use crate::store::{Done, Store, StoreError, Work};
 
@@ -53,12 +54,17 @@ impl Committer {
     ///
     /// It has a thread of its own, on which the embedded database works too: between the tasks of a busy runtime each
     /// step of a commit would wait its turn.
-    pub(crate) fn start(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64) -> std::io::Result<Committer> {
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        queues: Arc<Queues>,
+        node: i64,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Committer> {
         let (channel, tickets) = mpsc::channel(CHANNEL);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         std::thread::Builder::new()
             .name("committer".into())
-            .spawn(move || runtime.block_on(run(store, queues, node, tickets)))?;
+            .spawn(move || runtime.block_on(run(store, queues, node, metrics, tickets)))?;
         #[cfg(debug_assertions)]
         let ack_before_commit = std::env::var("TOMADA_FAULT").is_ok_and(|fault| fault == "ack-before-commit");
         Ok(Committer {
@@ -112,7 +118,13 @@ impl Committer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64, mut tickets: mpsc::Receiver<Ticket>) {
+async fn run(
+    store: Arc<dyn Store>,
+    queues: Arc<Queues>,
+    node: i64,
+    metrics: Arc<Metrics>,
+    mut tickets: mpsc::Receiver<Ticket>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut patience = Patience::default();
     while tickets.recv_many(&mut batch, BATCH).await > 0 {
@@ -124,7 +136,7 @@ async fn run(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64, mut tickets:
         }
         while !batch.is_empty() {
             let rest = batch.split_off(fitting(&batch));
-            let failed = commit(&*store, &queues, node, batch).await;
+            let failed = commit(&*store, &queues, node, &metrics, batch).await;
             batch = rest;
             if !failed.is_empty() {
                 // The database is gone, and these deliveries are made: nothing else can be done before it is back.
@@ -176,7 +188,13 @@ fn fitting(batch: &[Ticket]) -> usize {
 }
 
 /// Commits a batch and does what follows. Answers the settlements that are still to be done.
-async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket>) -> Vec<Box<Settlement>> {
+async fn commit(
+    store: &dyn Store,
+    queues: &Queues,
+    node: i64,
+    metrics: &Metrics,
+    batch: Vec<Ticket>,
+) -> Vec<Box<Settlement>> {
     let mut work = Vec::with_capacity(batch.len());
     let mut answers = Vec::with_capacity(batch.len());
     let mut flushed = Vec::new();
@@ -199,7 +217,7 @@ async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket
             Ticket::Flush(answer) => flushed.push(answer),
         }
     }
-    let done = commit_or_split(store, node, &work).await;
+    let done = measured(store, node, metrics, &work).await;
     let mut failed = Vec::new();
     for ((work, done), answer) in work.into_iter().zip(done).zip(answers) {
         match (work, done) {
@@ -239,6 +257,34 @@ async fn commit(store: &dyn Store, queues: &Queues, node: i64, batch: Vec<Ticket
 enum Fault {
     Row,
     Database,
+}
+
+/// Commits, and counts what came of it.
+#[allow(clippy::disallowed_methods, reason = "a duration for the metrics, not a time that anything depends on")]
+async fn measured(store: &dyn Store, node: i64, metrics: &Metrics, work: &[Work]) -> Vec<Result<Done, Fault>> {
+    if work.is_empty() {
+        return Vec::new();
+    }
+    let begun = std::time::Instant::now();
+    let done = commit_or_split(store, node, work).await;
+    metrics.committed(work.len(), begun.elapsed().as_secs_f64());
+    let mut sealed = 0;
+    for (work, done) in work.iter().zip(&done) {
+        sealed += match (work, done) {
+            (_, Err(_)) => {
+                metrics.commit_failed();
+                0
+            }
+            (Work::Accept(event), Ok(Done::Accepted { duplicate: false, .. })) => u64::from(event.sealed.is_some()),
+            (Work::Settle(settlement), Ok(Done::Settled { emitted })) => {
+                let fresh = settlement.emitted.iter().zip(emitted).filter(|(_, fresh)| **fresh);
+                fresh.filter(|(event, _)| event.sealed.is_some()).count() as u64
+            }
+            _ => 0,
+        };
+    }
+    metrics.sealed(sealed);
+    done
 }
 
 /// Commits together what can be committed together. A batch that fails is halved until the bad row stands alone.

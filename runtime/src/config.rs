@@ -8,6 +8,7 @@
 pub(crate) mod cases;
 mod check;
 mod files;
+mod keep;
 mod near;
 mod read;
 pub(crate) mod times;
@@ -19,6 +20,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use check::is_name;
+pub use keep::Keep;
+
 pub use files::{load, load_with_secrets, resolve};
 pub use read::parse;
 
@@ -36,6 +39,77 @@ pub struct Config {
     pub connectors: BTreeMap<String, Connector>,
     #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    #[serde(skip_serializing_if = "Retention::is_empty")]
+    pub retention: Retention,
+}
+
+/// How long what is kept, from a day on that each says. What is owed is kept in any case, until it is not owed any more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// What events say and what was said about them, since they were accepted; 30 days. Sources and endpoints may have
+    /// times of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Keep>,
+    /// Dead letters with the content of their events, since they were given up; 90 days, and at least as long as content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<Keep>,
+    /// Messages and logs of attempts, since the event was accepted; 30 days, and never longer than content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logs: Option<Keep>,
+    /// The record of each attempt: when, how long, how it ended; 180 days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<Keep>,
+    /// The record of events and deliveries without content; 365 days, and never shorter than what belongs to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Keep>,
+    /// How long a repetition is recognised as one; 365 days, and never shorter than content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_keys: Option<Keep>,
+    /// Runs of sync jobs, since they began; 180 days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_jobs: Option<Keep>,
+    /// The audit log; 5 years.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Keep>,
+}
+
+impl Retention {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Retention::default()
+    }
+
+    pub(crate) fn content(&self) -> Keep {
+        self.content.unwrap_or(Keep::days(30))
+    }
+
+    pub(crate) fn dead_letters(&self) -> Keep {
+        self.dead_letters.unwrap_or(Keep::days(90))
+    }
+
+    pub(crate) fn logs(&self) -> Keep {
+        self.logs.unwrap_or(Keep::days(30))
+    }
+
+    pub(crate) fn attempts(&self) -> Keep {
+        self.attempts.unwrap_or(Keep::days(180))
+    }
+
+    pub(crate) fn events(&self) -> Keep {
+        self.events.unwrap_or(Keep::days(365))
+    }
+
+    pub(crate) fn idempotency_keys(&self) -> Keep {
+        self.idempotency_keys.unwrap_or(Keep::days(365))
+    }
+
+    pub(crate) fn sync_jobs(&self) -> Keep {
+        self.sync_jobs.unwrap_or(Keep::days(180))
+    }
+
+    pub(crate) fn audit(&self) -> Keep {
+        self.audit.unwrap_or(Keep::days(5 * 365))
+    }
 }
 
 /// What holds for everybody who comes to this hub's doors.
@@ -157,6 +231,53 @@ pub struct Source {
     /// Where its events name people, who can then be found, and their data exported and erased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub personal: Vec<Personal>,
+    /// Of its events' content, instead of the general time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Keep>,
+    /// For the record of processing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processing: Option<SourceProcessing>,
+}
+
+/// Why personal data comes from a source, as the record of processing says it (LGPD, art. 37). Texts are Brazilian
+/// Portuguese, of 500 characters at most; what is left out is named as missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceProcessing {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
+    /// Article and item, for instance `art. 11, II, f`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub basis: String,
+    /// Of data, for instance `contato`, `saúde`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<String>,
+    /// Whose data, for instance `clientes`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<String>,
+}
+
+/// Who gets personal data at an endpoint, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointProcessing {
+    /// Who runs the system.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub recipient: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub basis: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<String>,
+    /// Where the data goes: two letters, ISO 3166-1. Another one than BR is an international transfer (art. 33).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub country: String,
+    /// What allows the transfer to another country.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub safeguard: String,
 }
 
 /// Where an event names a person, and how.
@@ -579,6 +700,12 @@ pub struct Endpoint {
     /// Where the events that its connector emits name people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub personal: Vec<Personal>,
+    /// Of the content of the events that its connector emits, instead of the general time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Keep>,
+    /// For the record of processing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processing: Option<EndpointProcessing>,
 }
 
 fn default_concurrency() -> u32 {

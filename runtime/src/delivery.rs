@@ -41,6 +41,8 @@ pub(crate) enum Status {
     Dead = 4,
     /// Its endpoint is paused.
     Held = 5,
+    /// It was a dead letter, and the time to replay it is over.
+    Expired = 6,
 }
 
 impl Status {
@@ -51,6 +53,7 @@ impl Status {
             3 => Status::Skipped,
             4 => Status::Dead,
             5 => Status::Held,
+            6 => Status::Expired,
             _ => Status::Owed,
         }
     }

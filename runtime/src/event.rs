@@ -182,8 +182,10 @@ mod tests {
             headers: vec![(MARKER.to_owned(), MARKER.to_owned())],
             payload: Bytes::from_static(MARKER.as_bytes()),
             parent: None,
+            content: Content::Clear,
         };
-        let new = NewEvent { event: Arc::new(event), key: Key::given("crm", MARKER), deliveries: Vec::new() };
+        let new =
+            NewEvent { event: Arc::new(event), key: Key::given("crm", MARKER), deliveries: Vec::new(), sealed: None };
         let printed = format!("{new:?} {new:#?}");
         assert!(!printed.contains(MARKER) && printed.contains("payload: <11 bytes>"), "{printed}");
         // Not as numbers either.

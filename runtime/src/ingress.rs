@@ -24,7 +24,9 @@ use crate::config::BodyKind;
 use crate::event::{EventId, NewEvent};
 use crate::keyring::Keyring;
 use crate::limits::{self, Caller, Limits, Peer, Standing};
+use crate::metrics::Metrics;
 use crate::problem::{Problem, tell};
+use crate::redact::Network;
 use crate::store::Done;
 use key::Key;
 use verify::{Reason, Signed};
@@ -49,6 +51,7 @@ pub(crate) struct Door {
     pub(crate) ring: Arc<Keyring>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) bodies: Bodies,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Who a request comes from, for the limits by address.
@@ -63,8 +66,14 @@ impl<'d> Stranger<'d> {
     fn meet(door: &'d Door, headers: &HeaderMap, extensions: &Extensions) -> Result<Stranger<'d>, Standing> {
         let catalog = door.catalog.get();
         let address = sender(&catalog.limits.proxies, headers, extensions);
-        match door.limits.refuses(catalog.limits.address, address, door.clock.now_ms()) {
-            Some(standing) => Err(standing),
+        let now_ms = door.clock.now_ms();
+        match door.limits.refuses(catalog.limits.address, address, now_ms) {
+            Some(standing) => {
+                if door.metrics.limited(standing.name, now_ms) {
+                    tracing::info!(limit = standing.name, from = %Network(address), "request refused: too many");
+                }
+                Err(standing)
+            }
             None => Ok(Stranger { door, catalog, address }),
         }
     }
@@ -121,28 +130,41 @@ pub(crate) async fn webhook(State(door): State<Arc<Door>>, request: Request<Body
         Ok(stranger) => stranger,
         Err(standing) => return Problem::quota_exceeded(&standing).into_response(),
     };
-    let mut proven = false;
-    match receive(&door, request, &mut proven).await {
+    let mut who = Who::default();
+    match receive(&door, request, &mut who).await {
         Ok(response) => response,
         Err(problem) => {
             // That the hub is busy is not the sender's failure.
-            if !proven && !problem.is_busy() {
+            if !who.proven && !problem.is_busy() {
                 stranger.failed();
             }
+            if problem.is_busy() {
+                door.metrics.unavailable("webhooks");
+            }
+            door.metrics.webhook(who.source.as_ref(), refusal(problem.status()));
             problem.into_response()
         }
     }
 }
 
-async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Result<Response, Problem> {
+/// What is known of a sender.
+#[derive(Default)]
+struct Who {
+    /// Whose path it came to.
+    source: Option<Arc<str>>,
+    proven: bool,
+}
+
+async fn receive(door: &Door, request: Request<Body>, who: &mut Who) -> Result<Response, Problem> {
     let catalog = door.catalog.get();
     let (parts, body) = request.into_parts();
     let (webhook, token) = find(&catalog, parts.uri.path())
         .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no source is configured at this path"))?;
+    who.source = Some(webhook.source.clone());
     match parts.method {
         Method::POST => {}
         Method::GET if let Some(answer) = webhook.proof.scheme.challenge(parts.uri.query().unwrap_or_default()) => {
-            return answer.map(challenge).map_err(|reason| refused(&webhook.source, reason));
+            return answer.map(challenge).map_err(|reason| refused(door, &webhook.source, reason));
         }
         Method::GET if webhook.answers_get => return Ok(StatusCode::OK.into_response()),
         _ => {
@@ -164,9 +186,9 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
 
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let signed = Signed { headers, target, body: &body, token };
-    let verified =
-        verify::verify(&webhook.proof.scheme, &signed, now_ms).map_err(|reason| refused(&webhook.source, reason))?;
-    *proven = true;
+    let verified = verify::verify(&webhook.proof.scheme, &signed, now_ms)
+        .map_err(|reason| refused(door, &webhook.source, reason))?;
+    who.proven = true;
     webhook.proof.matched(verified.secret, now_ms);
     tracing::debug!(source = &*webhook.source, secret = verified.secret, "webhook verified");
     let standing = spend(door, webhook, now_ms).map_err(|standing| Problem::quota_exceeded(&standing))?;
@@ -192,7 +214,9 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
         queue: webhook.queue,
         care: webhook.care.clone(),
     };
-    let mut response = accept(&door.committer, catalog.event(&door.ring, draft)).await?;
+    let event = catalog.event(&door.ring, draft);
+    let count = |result| door.metrics.webhook(Some(&webhook.source), result);
+    let mut response = accept(&door.committer, event, count).await?;
     if let Some(standing) = &standing {
         tell(response.headers_mut(), standing);
     }
@@ -203,12 +227,19 @@ async fn receive(door: &Door, request: Request<Body>, proven: &mut bool) -> Resu
 fn spend(door: &Door, webhook: &Webhook, now_ms: u64) -> Result<Option<Standing>, Standing> {
     let Some(quota) = webhook.quota else { return Ok(None) };
     let standing = door.limits.take(Caller::Source(webhook.source.clone()), quota, now_ms);
-    if standing.is_refused() { Err(standing) } else { Ok(Some(standing)) }
+    if !standing.is_refused() {
+        return Ok(Some(standing));
+    }
+    if door.metrics.limited(standing.name, now_ms) {
+        tracing::info!(limit = standing.name, source = &*webhook.source, "webhook refused: too many");
+    }
+    Err(standing)
 }
 
 /// The reason is for us: a sender who does not know the secret learns nothing from it.
-fn refused(source: &str, reason: Reason) -> Problem {
-    tracing::info!(source, reason = reason.as_str(), "webhook refused");
+fn refused(door: &Door, source: &Arc<str>, reason: Reason) -> Problem {
+    door.metrics.unverified(source, reason.as_str());
+    tracing::info!(source = &**source, reason = reason.as_str(), "webhook refused");
     Problem::new(StatusCode::UNAUTHORIZED, "the request is not signed as this source has to sign")
 }
 
@@ -219,10 +250,34 @@ fn challenge(text: String) -> Response {
     ([(header::CONTENT_TYPE, plain), (header::X_CONTENT_TYPE_OPTIONS, as_said)], text).into_response()
 }
 
+const ACCEPTED: &str = "accepted";
+const DUPLICATE: &str = "duplicate";
+
+/// Why a webhook was refused, as metrics have it.
+fn refusal(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "not-understood",
+        StatusCode::UNAUTHORIZED => "unverified",
+        StatusCode::NOT_FOUND => "no-source",
+        StatusCode::METHOD_NOT_ALLOWED => "wrong-method",
+        StatusCode::REQUEST_TIMEOUT => "too-slow",
+        StatusCode::PAYLOAD_TOO_LARGE => "too-large",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "compressed",
+        StatusCode::TOO_MANY_REQUESTS => "rate-limited",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        _ => "refused",
+    }
+}
+
 /// The 202 that means durable; also for events that come over the API.
-pub(crate) async fn accept(committer: &Committer, event: NewEvent) -> Result<Response, Problem> {
+pub(crate) async fn accept(
+    committer: &Committer,
+    event: NewEvent,
+    count: impl FnOnce(&'static str),
+) -> Result<Response, Problem> {
     match committer.accept(event).await {
         Ok(Done::Accepted { id, duplicate }) => {
+            count(if duplicate { DUPLICATE } else { ACCEPTED });
             let body = format!(r#"{{"id":"{id}","duplicate":{duplicate}}}"#);
             let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
             Ok((StatusCode::ACCEPTED, kind, body).into_response())

@@ -26,6 +26,7 @@ use tower::Service as _;
 
 use crate::catalog::Current;
 use crate::limits::{Peer, Prefix, is_in, is_local};
+use crate::metrics::Metrics;
 
 /// From the first byte of a request to the end of its headers.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,9 +74,15 @@ impl Default for Bounds {
     }
 }
 
-pub(crate) async fn serve(listener: TcpListener, router: Router, catalog: Arc<Current>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    catalog: Arc<Current>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let counted = move |address| !is_local(address) && !is_in(&catalog.get().limits.proxies, address);
-    serve_with(listener, router, Bounds::default(), counted, stop).await;
+    serve_with(listener, router, Bounds::default(), counted, &metrics, stop).await;
 }
 
 /// `counted` says which addresses have a cap of their own.
@@ -84,6 +91,7 @@ async fn serve_with(
     router: Router,
     bounds: Bounds,
     counted: impl Fn(IpAddr) -> bool,
+    metrics: &Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
@@ -116,6 +124,10 @@ async fn serve_with(
         let place = match places.take(address, counted(address)) {
             Ok(place) => place,
             Err(why) => {
+                metrics.connection_refused(match why {
+                    Full::All => "all",
+                    Full::Address => "address",
+                });
                 // When even that is too much, it is closed without a word.
                 if let Ok(turn) = refusals.clone().try_acquire_owned() {
                     tokio::spawn(refuse(stream, why, turn));
@@ -123,6 +135,7 @@ async fn serve_with(
                 continue;
             }
         };
+        let counted = metrics.connection();
         // Answers are small and should leave at once.
         let _ = stream.set_nodelay(true);
         let phase = Arc::new(Phase::default());
@@ -145,7 +158,7 @@ async fn serve_with(
         tokio::spawn(async move {
             // An error here is the peer's: a broken request, a reset, a header that did not come in time.
             let _ = watched.await;
-            drop(place);
+            drop((place, counted));
         });
     }
     drop(listener);
@@ -334,7 +347,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(async move || "x".repeat(size));
         // Loopback is counted here as a stranger's address is.
-        tokio::spawn(serve_with(listener, router, bounds, |_| true, CancellationToken::new()));
+        tokio::spawn(async move {
+            let metrics = Arc::default();
+            serve_with(listener, router, bounds, |_| true, &metrics, CancellationToken::new()).await;
+        });
         address
     }
 

@@ -27,6 +27,10 @@ impl Problem {
             .with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Whether it is the hub that cannot, and not the request that is wrong.
     pub(crate) fn is_busy(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::keyring::Keyring;
+use crate::metrics::Metrics;
 use crate::store::rows::WrappedKey;
 use crate::store::{Result, Store};
 
@@ -41,7 +42,7 @@ pub(crate) async fn check(store: &dyn Store, ring: &Keyring, path: &Path) -> any
 }
 
 /// Wraps anew whatever the active key does not wrap, as long as the hub runs.
-pub(crate) async fn run(store: Arc<dyn Store>, ring: Arc<Keyring>, stop: CancellationToken) {
+pub(crate) async fn run(store: Arc<dyn Store>, ring: Arc<Keyring>, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut done = 0;
     loop {
         let pause = match batch(&*store, &ring).await {
@@ -56,6 +57,7 @@ pub(crate) async fn run(store: Arc<dyn Store>, ring: Arc<Keyring>, stop: Cancell
             Ok(0) => LOOK_EVERY,
             Ok(count) => {
                 done += count;
+                metrics.rewrapped(count as u64);
                 Duration::ZERO
             }
             Err(error) => {

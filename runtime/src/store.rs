@@ -307,6 +307,32 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Up to `limit` rows after that one, oldest first.
     async fn audit_rows(&self, after: i64, limit: u32) -> Result<Vec<AuditRow>>;
     async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>>;
+
+    // Retention.
+
+    /// One step of a walk: looks at what comes after `place` and is due, removes what is over, and remembers what is not.
+    /// At most [`rows::STEP`] events are changed, in one transaction.
+    async fn retire(&self, walk: &Walk, place: i64, now_ms: u64) -> Result<Step>;
+    /// The same for events that the rule's walks had passed because they were not over; `walks` are all of the rule.
+    async fn retire_stragglers(&self, rule: Rule, walks: &[Walk], place: i64, now_ms: u64) -> Result<Step>;
+    /// Where a walk goes on: after the last step that it made, or at the beginning. Forgets the walks of the same rule
+    /// under policies that are none of `policies`, so that coming back to one begins anew.
+    async fn retention_place(&self, walk: &Walk, policies: &[String], now_ms: u64) -> Result<i64>;
+    /// One step of the round through the idempotency keys of events that came before `before_ms`; those of events
+    /// whose content is there are left.
+    async fn retire_keys(&self, before_ms: u64) -> Result<Step>;
+    /// Up to [`rows::STEP`] runs that began before `before_ms` and have ended.
+    async fn retire_sync_runs(&self, before_ms: u64) -> Result<u64>;
+    /// When the oldest row that a walk should have removed by now was created; none when there is none.
+    async fn oldest_due(&self, walk: &Walk, now_ms: u64) -> Result<Option<u64>>;
+    /// The same for idempotency keys and for runs of sync jobs.
+    async fn oldest_key_due(&self, before_ms: u64) -> Result<Option<u64>>;
+    async fn oldest_sync_run_due(&self, before_ms: u64) -> Result<Option<u64>>;
+    /// How many rows each rule has removed, ever.
+    async fn retired(&self) -> Result<Vec<(Rule, u64)>>;
+    /// Moves the write-ahead log into the database and empties it, as far as nobody reads in it: what was removed is
+    /// then in neither.
+    async fn empty_log(&self) -> Result<()>;
 }
 
 #[cfg(test)]

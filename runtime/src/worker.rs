@@ -17,6 +17,7 @@ use crate::committer::Committer;
 use crate::config::Retry;
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Said, Settlement, SyncStep, after, is_code};
 use crate::keyring::Keyring;
+use crate::metrics::Metrics;
 use crate::plugin::Plugins;
 use crate::queue::{Queue, Queues};
 use crate::seal::Place;
@@ -38,6 +39,7 @@ pub(crate) struct Shop {
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
+    pub(crate) metrics: Arc<Metrics>,
     /// No new deliveries are begun.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -137,6 +139,15 @@ impl Shop {
         let random = if succeeded { 0.0 } else { random_unit() };
         let unrepeatable = tried.taken && endpoint.is_some_and(|endpoint| endpoint.at_most_once);
         let (next, charge) = after(outcome, retry_after_ms, &delivery, retry, now_ms, random, unrepeatable);
+        if let Some(endpoint) = endpoint {
+            self.metrics.attempt(&endpoint.name, outcome, attempt.duration_us);
+            match next {
+                Next::Delivered => self.metrics.settled(&endpoint.name, "delivered"),
+                Next::Skipped => self.metrics.settled(&endpoint.name, "skipped"),
+                Next::Dead => self.metrics.settled(&endpoint.name, "dead"),
+                Next::Retry(_) | Next::Held => {}
+            }
+        }
         if next == Next::Held {
             self.pause(&delivery, &attempt).await;
         }

@@ -183,5 +183,6 @@ pub(super) async fn publish(
     let queue = catalog.default_queue();
     let draft = Draft::json(id, source.as_str(), &publication.event_type, payload, key, queue, now_ms);
     let event = catalog.event(&office.ring, Draft { care: catalog.care_of(source), ..draft });
-    ingress::accept(&office.committer, event).await
+    let known = catalog.config.sources.contains_key(source).then_some(source.as_str());
+    ingress::accept(&office.committer, event, |result| office.metrics.published(known, result)).await
 }

@@ -13,7 +13,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::audit::Audited::{self, Does, MayDo, Nothing, Shows};
 use super::audit::{self, Way, admit};
 use super::{
-    Office, apply, connectors, deliveries, endpoints, events, keyring, keys, mappings, schedules, secrets, sources,
+    Office, apply, connectors, deliveries, endpoints, events, keyring, keys, mappings, metrics, privacy, retention,
+    schedules, secrets, sources,
 };
 use crate::keys::Caller;
 use crate::keys::grant::Scope::{self, *};
@@ -77,6 +78,9 @@ fn table() -> Vec<Route> {
         get("/keyring", KeyringManage, Nothing, keyring::list),
         post("/keyring/rotate", KeyringManage, Does("keyring.rotate"), keyring::rotate),
         post("/keyring/{id}/retire", KeyringManage, Does("keyring.retire"), keyring::retire),
+        get("/privacy/record", SourcesRead, Nothing, privacy::record),
+        get("/metrics", MetricsRead, Nothing, metrics::page),
+        get("/retention", MetricsRead, Nothing, retention::list),
     ]
 }
 

@@ -9,7 +9,8 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::client::{Client, Running};
-use crate::{plugin, toolchain};
+use crate::config::Config;
+use crate::{plugin, record, toolchain};
 
 #[derive(Args)]
 pub(super) struct Doctor {
@@ -43,7 +44,15 @@ const DESCRIPTORS: u64 = 4096;
 const SLOW_SYNC: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(options: Doctor) -> anyhow::Result<ExitCode> {
-    let findings = [running(&options).await, data(&options), sync(&options), sandbox(), descriptors(), toolchain()];
+    let findings = [
+        running(&options).await,
+        data(&options),
+        sync(&options),
+        processing(&options),
+        sandbox(),
+        descriptors(),
+        toolchain(),
+    ];
     if options.json {
         anstream::println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -119,6 +128,24 @@ fn sync(options: &Doctor) -> Finding {
             Finding { what, state, detail: format!("{:.2} ms (median of 20)", median.as_secs_f64() * 1000.0) }
         }
         Err(error) => Finding { what, state: State::Bad, detail: error.to_string() },
+    }
+}
+
+/// Whether the record of processing says why there is personal data, by what was in force last on this directory.
+fn processing(options: &Doctor) -> Finding {
+    let what = "record";
+    let config = std::fs::read(options.data.join("config.json")).ok();
+    let Some(config) = config.and_then(|text| serde_json::from_slice::<Config>(&text).ok()) else {
+        return Finding { what, state: State::Good, detail: "no configuration here yet".into() };
+    };
+    let warnings = record::warnings(&config);
+    match warnings.first() {
+        None => Finding { what, state: State::Good, detail: "says why personal data is processed".into() },
+        Some(first) if warnings.len() == 1 => Finding { what, state: State::Warning, detail: first.clone() },
+        Some(first) => {
+            let detail = format!("{first} (and {} more: see `tomada privacy record`)", warnings.len() - 1);
+            Finding { what, state: State::Warning, detail }
+        }
     }
 }
 

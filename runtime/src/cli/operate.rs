@@ -233,6 +233,9 @@ pub(super) fn changes(body: &[u8], json: bool) -> anyhow::Result<()> {
             let line = format!("{sign} {} {}", text(&change["kind"]), text(&change["name"]));
             anstream::println!("{}  {}", coloured(&line, colour), text(&change["detail"]));
         }
+        for warning in answer["warnings"].as_array().into_iter().flatten() {
+            anstream::eprintln!("{} {}", coloured("warning:", AnsiColor::Yellow), text(warning));
+        }
     })
 }
 

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use super::near::hint;
 use super::times::Times;
 use super::{
-    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, HmacAuth, Personal, Rate, Retry, SecretRef, Smtp, SmtpTls,
+    Auth, Config, DEFAULT_QUEUES, Endpoint, EventName, HmacAuth, Keep, Personal, Rate, Retry, SecretRef, Smtp, SmtpTls,
     Source, SyncJob, Webhook,
 };
 use super::{is_event_type, is_name_byte, mailbox};
@@ -16,6 +16,9 @@ const WEEK_S: f64 = 7.0 * 24.0 * 3600.0;
 const MAX_BODY: usize = 16 << 20;
 /// Places of a source or endpoint that name people.
 const MAX_PERSONAL: usize = 32;
+
+/// Characters of a text of the record of processing.
+const MAX_TEXT: usize = 500;
 
 /// Headers that carry credentials, which are never stored with an event.
 const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
@@ -70,7 +73,81 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
             );
         }
     }
+    check_retention(config, &mut found);
+    check_processing(config, &mut found);
     found.0
+}
+
+/// What belongs to something must not outlive it.
+fn check_retention(config: &Config, found: &mut Found) {
+    let times = &config.retention;
+    let (content, events, keys) = (times.content(), times.events(), times.idempotency_keys());
+    for (name, time) in [
+        ("content", content),
+        ("dead_letters", times.dead_letters()),
+        ("logs", times.logs()),
+        ("attempts", times.attempts()),
+    ] {
+        if events < time {
+            found.shorter("events", times.events.is_some(), events, name, time);
+        }
+    }
+    if keys < content {
+        found.shorter("idempotency_keys", times.idempotency_keys.is_some(), keys, "content", content);
+    }
+    let of_sources = config.sources.iter().map(|(name, source)| ("sources", name, source.retention));
+    let of_endpoints = config.endpoints.iter().map(|(name, endpoint)| ("endpoints", name, endpoint.retention));
+    for (section, name, time) in of_sources.chain(of_endpoints) {
+        let Some(time) = time else { continue };
+        for (other, most) in [("events", events), ("idempotency_keys", keys)] {
+            if most < time {
+                let path = [section, name, "retention"];
+                found.at(&path, format!("is {time}, more than {other} of retention, which is {most}: raise that"));
+            }
+        }
+    }
+}
+
+fn check_processing(config: &Config, found: &mut Found) {
+    for (name, said) in config.sources.iter().filter_map(|(name, source)| Some((name, source.processing.as_ref()?))) {
+        let path = ["sources", name, "processing"];
+        check_texts(&path, &[("purpose", &said.purpose), ("basis", &said.basis)], found);
+        check_lists(&path, &[("categories", &said.categories), ("subjects", &said.subjects)], found);
+    }
+    for (name, said) in config.endpoints.iter().filter_map(|(name, other)| Some((name, other.processing.as_ref()?))) {
+        let path = ["endpoints", name, "processing"];
+        let texts = [
+            ("recipient", &said.recipient),
+            ("purpose", &said.purpose),
+            ("basis", &said.basis),
+            ("safeguard", &said.safeguard),
+        ];
+        check_texts(&path, &texts, found);
+        check_lists(&path, &[("categories", &said.categories), ("subjects", &said.subjects)], found);
+        let country = &said.country;
+        let is_code = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase());
+        if !(country.is_empty() || is_code) {
+            let path = ["endpoints", name, "processing", "country"];
+            found.at(&path, format!("is \"{country}\": it takes two letters of ISO 3166-1, for instance \"BR\""));
+        }
+    }
+}
+
+fn check_texts(path: &[&str], texts: &[(&str, &String)], found: &mut Found) {
+    for (field, text) in texts {
+        if text.chars().count() > MAX_TEXT || text.contains(|c: char| c.is_control()) {
+            found.at(&[path, &[*field]].concat(), format!("takes one line of at most {MAX_TEXT} characters"));
+        }
+    }
+}
+
+fn check_lists(path: &[&str], lists: &[(&str, &Vec<String>)], found: &mut Found) {
+    for (field, list) in lists {
+        let fits = |text: &String| !text.is_empty() && text.len() <= 100 && !text.contains(|c: char| c.is_control());
+        if list.len() > 32 || !list.iter().all(fits) {
+            found.at(&[path, &[*field]].concat(), "takes at most 32 words of 1 to 100 bytes");
+        }
+    }
 }
 
 /// `hosts[0] of endpoint "crm"`: how a message names a place.
@@ -82,6 +159,7 @@ pub(super) fn place(path: &[String]) -> String {
         ["sources", name, "webhooks", at, rest @ ..] => (format!("webhook {} of source \"{name}\"", counted(at)), rest),
         ["routes", at, rest @ ..] => (format!("route {}", counted(at)), rest),
         ["limits", rest @ ..] => ("limits".into(), rest),
+        ["retention", rest @ ..] => ("retention".into(), rest),
         [section, name, rest @ ..] => (format!("{} \"{name}\"", section.trim_end_matches('s').replace('_', " ")), rest),
     };
     let mut field = String::new();
@@ -166,6 +244,15 @@ impl Found {
                 path,
                 "must be a reference, \"env:NAME\", \"file:PATH\" or \"stored:NAME\", and never the value itself",
             );
+        }
+    }
+
+    /// A time of `[retention]` is shorter than another that it may not be shorter than. Said of the one that is written.
+    fn shorter(&mut self, name: &str, is_written: bool, time: Keep, other: &str, more: Keep) {
+        if is_written {
+            self.at(&["retention", name], format!("is {time}, less than {other}, which is {more}: raise it"));
+        } else {
+            self.at(&["retention", other], format!("is {more}, more than {name}, which is {time}: raise that"));
         }
     }
 

@@ -9,10 +9,20 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::check::{Finding, check, place};
 use super::near::{hint, nearest};
-use super::{Config, Problem};
+use super::{Config, Problem, Retention};
 
-const SECTIONS: [&str; 9] =
-    ["sources", "endpoints", "routes", "mappings", "queues", "schedules", "sync_jobs", "connectors", "limits"];
+const SECTIONS: [&str; 10] = [
+    "sources",
+    "endpoints",
+    "routes",
+    "mappings",
+    "queues",
+    "schedules",
+    "sync_jobs",
+    "connectors",
+    "limits",
+    "retention",
+];
 
 /// Reads and checks one file. `file` is only its name in messages; relative paths in the configuration stay as they are.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
@@ -48,8 +58,18 @@ pub(super) fn finish(
                 problems.push(part.problem(&path, message));
             }
         }
-        let Config { sources, endpoints, routes, mappings, queues, schedules, sync_jobs, connectors, limits } =
-            part.config.clone();
+        let Config {
+            sources,
+            endpoints,
+            routes,
+            mappings,
+            queues,
+            schedules,
+            sync_jobs,
+            connectors,
+            limits,
+            retention,
+        } = part.config.clone();
         whole.sources.extend(sources);
         whole.endpoints.extend(endpoints);
         whole.routes.extend(routes);
@@ -61,6 +81,20 @@ pub(super) fn finish(
         whole.limits.api_key = whole.limits.api_key.or(limits.api_key);
         whole.limits.address = whole.limits.address.or(limits.address);
         whole.limits.proxies.extend(limits.proxies);
+        let Retention { content, dead_letters, logs, attempts, events, idempotency_keys, sync_jobs, audit } = retention;
+        let times = &mut whole.retention;
+        for (time, said) in [
+            (&mut times.content, content),
+            (&mut times.dead_letters, dead_letters),
+            (&mut times.logs, logs),
+            (&mut times.attempts, attempts),
+            (&mut times.events, events),
+            (&mut times.idempotency_keys, idempotency_keys),
+            (&mut times.sync_jobs, sync_jobs),
+            (&mut times.audit, audit),
+        ] {
+            *time = time.or(said);
+        }
     }
     // With a thing missing the checks would blame those who refer to it.
     if parts.iter().all(|part| part.complete) {
@@ -114,6 +148,7 @@ impl<'t> Part<'t> {
             sync_jobs: reader.named("sync_jobs"),
             connectors: reader.named("connectors"),
             limits: reader.table("limits"),
+            retention: reader.table("retention"),
         };
         reader.refuse_unknown_sections();
         let complete = reader.complete;

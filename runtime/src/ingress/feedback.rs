@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::verify::{self, Reason, Signed};
-use super::{Door, Share, Stranger, find, read, spend};
+use super::{ACCEPTED, DUPLICATE, Door, Share, Stranger, find, read, spend};
 use crate::catalog::{Draft, Webhook};
 use crate::committer::CommitError;
 use crate::event::EventId;
@@ -34,6 +34,9 @@ pub(crate) async fn page(State(door): State<Arc<Door>>, request: Request<Body>) 
             let page = answer(&door, request, &mut proven).await;
             if !proven {
                 stranger.failed();
+            }
+            if page.as_ref().is_err_and(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE) {
+                door.metrics.unavailable("feedback");
             }
             page.unwrap_or_else(|page| page)
         }
@@ -71,6 +74,7 @@ async fn answer(door: &Door, request: Request<Body>, proven: &mut bool) -> Resul
     let now_ms = door.clock.now_ms();
     let signed = Signed { headers: &parts.headers, target: "", body: &[], token: Some(token) };
     let verified = verify::verify(&webhook.proof.scheme, &signed, now_ms).map_err(|reason| {
+        door.metrics.unverified(&webhook.source, reason.as_str());
         tracing::info!(source = &*webhook.source, reason = reason.as_str(), "link refused");
         match reason {
             Reason::Stale => told(
@@ -138,16 +142,22 @@ async fn accept(
     let draft = Draft::json(id, webhook.source.clone(), &event_type, payload, key, webhook.queue, now_ms);
     let event = door.catalog.get().event(&door.ring, Draft { care: webhook.care.clone(), ..draft });
     match door.committer.accept(event).await {
-        Ok(Done::Accepted { duplicate: false, .. }) => Ok(told(
-            StatusCode::OK,
-            "Obrigado pela sua avaliação!",
-            "A sua opinião nos ajuda a cuidar cada vez melhor.",
-        )),
-        Ok(Done::Accepted { .. }) => Ok(told(
-            StatusCode::OK,
-            "Já recebemos a sua avaliação",
-            "Obrigado! Ela já está registrada e não precisa ser enviada de novo.",
-        )),
+        Ok(Done::Accepted { duplicate: false, .. }) => {
+            door.metrics.webhook(Some(&webhook.source), ACCEPTED);
+            Ok(told(
+                StatusCode::OK,
+                "Obrigado pela sua avaliação!",
+                "A sua opinião nos ajuda a cuidar cada vez melhor.",
+            ))
+        }
+        Ok(Done::Accepted { .. }) => {
+            door.metrics.webhook(Some(&webhook.source), DUPLICATE);
+            Ok(told(
+                StatusCode::OK,
+                "Já recebemos a sua avaliação",
+                "Obrigado! Ela já está registrada e não precisa ser enviada de novo.",
+            ))
+        }
         Ok(_) | Err(CommitError::Failed | CommitError::Full) => Err(busy()),
     }
 }

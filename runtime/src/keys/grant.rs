@@ -55,6 +55,8 @@ scopes! {
     KeyringManage = "keyring:manage",
     /// The audit log, and whether it is whole.
     AuditRead = "audit:read",
+    /// Figures for whoever watches the hub: no content, no names of people.
+    MetricsRead = "metrics:read",
 }
 
 /// Stands for every scope, also those of later versions.
@@ -119,7 +121,16 @@ impl Role {
 
     pub(crate) fn scopes(self) -> Scopes {
         use Scope::*;
-        let reader = [EventsRead, DeadLettersRead, EndpointsRead, ConnectorsRead, MappingsRead, SourcesRead, SyncRead];
+        let reader = [
+            EventsRead,
+            DeadLettersRead,
+            EndpointsRead,
+            ConnectorsRead,
+            MappingsRead,
+            SourcesRead,
+            SyncRead,
+            MetricsRead,
+        ];
         match self {
             Role::Reader => reader.into_iter().collect(),
             Role::Operator => {

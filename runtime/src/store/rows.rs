@@ -515,3 +515,108 @@ impl fmt::Debug for SyncRunRow {
             .finish_non_exhaustive()
     }
 }
+
+/// What is removed when its time is over. A small number in SQL, a word everywhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i64)]
+pub(crate) enum Rule {
+    Content = 0,
+    DeadLetters = 1,
+    Logs = 2,
+    Attempts = 3,
+    Events = 4,
+    IdempotencyKeys = 5,
+    SyncJobs = 6,
+    Audit = 7,
+}
+
+impl Rule {
+    pub(crate) const ALL: [Rule; 8] = [
+        Rule::Content,
+        Rule::DeadLetters,
+        Rule::Logs,
+        Rule::Attempts,
+        Rule::Events,
+        Rule::IdempotencyKeys,
+        Rule::SyncJobs,
+        Rule::Audit,
+    ];
+
+    /// The word of the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Rule::Content => "content",
+            Rule::DeadLetters => "dead_letters",
+            Rule::Logs => "logs",
+            Rule::Attempts => "attempts",
+            Rule::Events => "events",
+            Rule::IdempotencyKeys => "idempotency_keys",
+            Rule::SyncJobs => "sync_jobs",
+            Rule::Audit => "audit",
+        }
+    }
+}
+
+/// Who made an event: a source by its name, or an endpoint whose connector emitted it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Maker {
+    Source(String),
+    Endpoint(String),
+}
+
+/// The events that a walk is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Of(Vec<Maker>),
+    AllBut(Vec<Maker>),
+}
+
+impl Whose {
+    pub(crate) fn has(&self, maker: &Maker) -> bool {
+        match self {
+            Whose::Of(makers) => makers.contains(maker),
+            Whose::AllBut(makers) => !makers.contains(maker),
+        }
+    }
+}
+
+/// One rule under one policy: what it is about, and how long that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Walk {
+    pub(crate) rule: Rule,
+    pub(crate) whose: Whose,
+    pub(crate) keep_ms: u64,
+    /// How long dead letters are, from when they were given up; none is without end.
+    pub(crate) dead_letters_ms: Option<u64>,
+}
+
+impl Walk {
+    /// Tells one policy from another.
+    pub(crate) fn policy(&self) -> String {
+        let (word, makers) = match &self.whose {
+            Whose::Of(makers) => ("of", makers),
+            Whose::AllBut(makers) => ("but", makers),
+        };
+        let name = |maker: &Maker| match maker {
+            Maker::Source(name) => format!(" source:{name}"),
+            Maker::Endpoint(name) => format!(" endpoint:{name}"),
+        };
+        format!("{} {word}{}", self.keep_ms, makers.iter().map(name).collect::<String>())
+    }
+}
+
+/// What one step of a walk did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// The last id that was seen: where the next step goes on.
+    pub(crate) place: i64,
+    /// Rows that were removed or emptied, and dead letters among them.
+    pub(crate) removed: u64,
+    pub(crate) dead_letters: u64,
+    /// Whether there is nothing more that is due.
+    pub(crate) done: bool,
+}
+
+/// Events, keys or runs that one transaction of retention changes at most, so that nobody waits for long behind it.
+pub(crate) const STEP: usize = 200;

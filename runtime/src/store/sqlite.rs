@@ -5,6 +5,7 @@ mod content;
 mod hot;
 mod keys;
 mod mappings;
+mod retention;
 mod schedules;
 mod secrets;
 
@@ -33,6 +34,9 @@ use content::Stored;
 /// The first release without the WAL-reset corruption (https://sqlite.org/wal.html#walresetbug).
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
+/// How long a statement waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
 pub(crate) struct SqliteStore {
     /// Whoever holds it has the transaction to themselves.
     writer: Mutex<Writer>,
@@ -57,12 +61,14 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             // A 202 means fsynced. Shared commits make FULL cost next to nothing (see the design's figures).
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256)
             // 64 MiB of pages: the unique index of idempotency keys is touched at random.
             .pragma("cache_size", "-65536")
             // Fewer checkpoints, each of them longer; the default of 1,000 pages would run one every few dozen commits.
             .pragma("wal_autocheckpoint", "8000")
+            // What is removed is overwritten, and not left for whoever reads the file.
+            .pragma("secure_delete", "on")
             .disable_statement_logging();
         let mut writer = options.connect().await.map_err(StoreError::from)?;
         let version = sqlx::query_scalar("select sqlite_version()").fetch_one(&mut writer).await;
@@ -670,6 +676,63 @@ impl Store for SqliteStore {
 
     async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
         audit::listing(&self.readers, filter).await
+    }
+
+    async fn retire(&self, walk: &Walk, place: i64, now_ms: u64) -> Result<Step> {
+        let plan = retention::plan(&self.readers, walk, place, now_ms).await?;
+        if plan.is_empty() && !plan.has_moved(place) {
+            return Ok(plan.untouched());
+        }
+        let rule = walk.rule;
+        self.transaction(async |conn| retention::carry_out(conn, rule, Some(walk), plan, now_ms).await).await
+    }
+
+    async fn retire_stragglers(&self, rule: Rule, walks: &[Walk], place: i64, now_ms: u64) -> Result<Step> {
+        let plan = retention::plan_stragglers(&self.readers, walks, rule, place, now_ms).await?;
+        if plan.is_empty() {
+            return Ok(plan.untouched());
+        }
+        self.transaction(async |conn| retention::carry_out(conn, rule, None, plan, now_ms).await).await
+    }
+
+    async fn retention_place(&self, walk: &Walk, policies: &[String], now_ms: u64) -> Result<i64> {
+        self.transaction(async |conn| retention::place(conn, walk, policies, now_ms).await).await
+    }
+
+    async fn retire_keys(&self, before_ms: u64) -> Result<Step> {
+        let plan = retention::plan_keys(&self.readers, before_ms).await?;
+        self.transaction(async |conn| retention::retire_keys(conn, plan).await).await
+    }
+
+    async fn retire_sync_runs(&self, before_ms: u64) -> Result<u64> {
+        self.transaction(async |conn| retention::retire_sync_runs(conn, before_ms).await).await
+    }
+
+    async fn oldest_due(&self, walk: &Walk, now_ms: u64) -> Result<Option<u64>> {
+        retention::oldest_due(&self.readers, walk, now_ms).await
+    }
+
+    async fn oldest_key_due(&self, before_ms: u64) -> Result<Option<u64>> {
+        retention::oldest_key_due(&self.readers, before_ms).await
+    }
+
+    async fn oldest_sync_run_due(&self, before_ms: u64) -> Result<Option<u64>> {
+        retention::oldest_sync_run_due(&self.readers, before_ms).await
+    }
+
+    async fn retired(&self) -> Result<Vec<(Rule, u64)>> {
+        retention::retired(&self.readers).await
+    }
+
+    async fn empty_log(&self) -> Result<()> {
+        let writer = self.writer.lock().await;
+        block_in_place(|| {
+            // Whoever reads in it is not waited for: the next time will do.
+            writer.direct.busy_timeout(Duration::ZERO)?;
+            let emptied = writer.direct.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()));
+            writer.direct.busy_timeout(BUSY_TIMEOUT)?;
+            Ok(emptied?)
+        })
     }
 }
 

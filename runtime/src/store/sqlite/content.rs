@@ -6,6 +6,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use std::sync::Arc;
 
 use super::read_headers;
+use crate::clock::ID_STRIDE;
 use crate::delivery::Said;
 use crate::event::{Content, DeliveryId, EventId};
 use crate::keyring::{KeyId, Keyring};
@@ -153,6 +154,34 @@ pub(super) async fn rewrap(conn: &mut SqliteConnection, keys: &[WrappedKey]) -> 
             }
         };
         change.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// What is said of an event, emptied: ?1 is its id, its deliveries' ids lie between ?1 and ?2, ?3 is the state. A code
+/// stays as long as it is one (`delivery::is_code`), and an idempotency key where it could not be content.
+const FORGET: &[&str] = &[
+    "update delivery_attempts set message = null, log = null, sealed = null, code = case when length(code) <= 64 \
+     and code not glob '*[^a-z0-9-]*' and code not glob '*[0-9]*[0-9]*[0-9]*[0-9]*' then code end \
+     where delivery_id > ?1 and delivery_id < ?2",
+    "update dead_letter set message = null, code = case when length(code) <= 64 and code not glob '*[^a-z0-9-]*' \
+     and code not glob '*[0-9]*[0-9]*[0-9]*[0-9]*' then code end where delivery_id > ?1 and delivery_id < ?2",
+    // The keyed hash of what it was ordered by, of deliveries that have ended.
+    "update webhook_deliveries set ordering_key = null where id > ?1 and id < ?2 and ordering_key is not null \
+     and status not in (0, 1, 5)",
+    "delete from payload_keys where event_id = ?1",
+    // Of a sealed event the column holds a key in clear only where it is no content.
+    "update integration_events set idempotency_key = case when content = 1 then idempotency_key else '' end, \
+     content = ?3, payload = x'', headers = null, sealed = null where id = ?1 and content < 2",
+];
+
+/// Empties an event's content and everything that was said about it, and sets `state`, which is expired or erased: rows
+/// stay, and say that there was something. What is owed of it stays owed, with nothing left to deliver. The pages are
+/// overwritten (`secure_delete`); the write-ahead log holds them until it is emptied.
+pub(super) async fn forget(conn: &mut SqliteConnection, event: EventId, state: ContentState) -> Result<()> {
+    for statement in FORGET {
+        let statement = sqlx::query(*statement).bind(event.0).bind(event.0 + ID_STRIDE).bind(state as i64);
+        statement.execute(&mut *conn).await?;
     }
     Ok(())
 }
