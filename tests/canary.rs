@@ -204,6 +204,7 @@ impl Teller {
         format!(
             r#"
             [endpoints.{name}]
+            sensitive = true
             connector = "{connector}"
             settings = {{ url = "{url}/{status}/{name}"{more} }}
             hosts = ["{url}"]
@@ -275,18 +276,21 @@ fn configuration(target: &Teller, smtp: &SmtpServer, secrets: &Secrets) -> Strin
         auth = {{ scheme = "hmac-hex", secrets = ["{source}"] }}
         idempotency = {{ pointer = "/idempotency_key" }}
         keep_headers = ["x-kept"]
+        sensitive = true
         [[sources.partner.webhooks]]
         path = "{PATH}"
         event = {{ pointer = "/type" }}
         queue = "integrations"
         [sources.tokens]
         auth = {{ scheme = "path-token", secrets = ["{token}"], reason = "it cannot sign" }}
+        sensitive = true
         [[sources.tokens.webhooks]]
         path = "/webhooks/tokens/{{token}}"
         event = "order.done"
         queue = "integrations"
         [sources.feedback]
         auth = {{ scheme = "signed-link", secrets = ["{link}"] }}
+        sensitive = true
         [[sources.feedback.webhooks]]
         path = "/feedback/{{token}}"
         event = "order.done"
@@ -336,6 +340,7 @@ fn configuration(target: &Teller, smtp: &SmtpServer, secrets: &Secrets) -> Strin
     toml += &format!(
         r#"
         [endpoints.mailing]
+        sensitive = true
         connector = "email"
         settings = {{ hub_url = "https://hub.test" }}
         allow_private = ["127.0.0.1/32:{port}"]
@@ -618,6 +623,16 @@ async fn no_marker_shows_where_it_must_not() {
         searched.add(file, text);
     }
     assert!(target.count() > 8, "the target was asked");
+    // Everything here is sensitive, so no content lies in the database, and no secret ever does. What is configured in
+    // clear does, and so does what an operator gave as a reason.
+    let mut dump = hub.database();
+    for place in ["payload: schedule", "API: reason"] {
+        let marker = marker(place).into_bytes();
+        let places: Vec<usize> = (0..dump.len()).filter(|at| dump[*at..].starts_with(&marker)).collect();
+        places.into_iter().for_each(|at| dump[at..at + marker.len()].fill(b' '));
+    }
+    assert!(dump.windows(10).any(|window| window == b"order.done"), "the dump is one");
+    searched.add("a dump of the database", dump);
     hub.abandon().await;
 
     let log = trace::recorded();

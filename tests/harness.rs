@@ -99,6 +99,11 @@ impl TestHub {
         self.data.as_ref().expect("it has a directory").path().join("hub")
     }
 
+    /// Applies another configuration.
+    pub(crate) async fn apply(&self, toml: &str) {
+        self.post("/api/apply", serde_json::json!({ "config": parse(toml) })).await;
+    }
+
     /// The machine's own key.
     pub(crate) fn key(&self) -> &str {
         &self.key
@@ -191,7 +196,7 @@ impl Halted {
     }
 }
 
-async fn open(data: &std::path::Path, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
+async fn open(data: &Path, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
     let config = config.map(|config| {
         let components = components_of(&config);
         (config, components)

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["admin"],
     &["ingress", "worker", "scheduler"],
     // The rooms.
+    &["privacy"],
     &["apply"],
     &["retention"],
     &["registry", "committer", "rewrap", "audit"],
@@ -31,7 +32,7 @@ const FLOORS: &[&[&str]] = &[
     &["keyring"],
     &["outbound", "problem", "telemetry"],
     &["ingress::key", "ingress::verify", "limits", "queue::backoff"],
-    &["signature", "seal", "redact"],
+    &["signature", "seal", "redact", "personal"],
     &["config", "clock", "private"],
 ];
 
@@ -80,6 +81,7 @@ const PURE: &[&str] = &[
     "ingress/verify/standard_webhooks.rs",
     "ingress/verify/token.rs",
     "ingress/verify/twilio.rs",
+    "personal.rs",
     "seal.rs",
     "signature.rs",
     "queue/backoff.rs",

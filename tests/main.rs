@@ -22,6 +22,7 @@ mod metrics;
 mod once;
 mod plain;
 mod predecessor;
+mod privacy;
 mod record;
 mod retention;
 mod retry;

@@ -22,8 +22,9 @@ async fn no_webhook_lets_in_who_does_not_prove_it() {
     for (name, source) in &carinho.config.sources {
         let own = secret(&source.auth.secrets()[0].reference);
         let others = carinho.config.sources.iter().filter(|(other, _)| *other != name);
-        let others = others.map(|(_, other)| secret(&other.auth.secrets()[0].reference)).filter(|value| *value != own);
-        let stolen = signature_with(&others.last().expect("another source"), &body);
+        let mut others =
+            others.map(|(_, other)| secret(&other.auth.secrets()[0].reference)).filter(|value| *value != own);
+        let stolen = signature_with(&others.next_back().expect("another source"), &body);
         let replaced = signature_with(&own, "another body");
         for webhook in &source.webhooks {
             let path = webhook.path.replace("{token}", "guessed");

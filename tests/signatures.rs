@@ -362,9 +362,9 @@ async fn secrets_have_their_dates_and_are_seen() {
             "name": "github", "description": "", "scheme": "github", "signed": true, "reason": null,
             "webhooks": ["/webhooks/github"],
             "secrets": [
-                { "position": 1, "not_before": null, "not_after": "2026-01-02T00:00:00Z", "live": false,
+                { "position": 1, "stored": null, "not_before": null, "not_after": "2026-01-02T00:00:00Z", "live": false,
                   "last_matched_at": "2026-01-01T13:00:00Z" },
-                { "position": 2, "not_before": "2026-01-01T12:00:00Z", "not_after": "2026-01-03T00:00:00Z",
+                { "position": 2, "stored": null, "not_before": "2026-01-01T12:00:00Z", "not_after": "2026-01-03T00:00:00Z",
                   "live": false, "last_matched_at": "2026-01-02T01:00:00Z" },
             ],
         },
@@ -372,7 +372,7 @@ async fn secrets_have_their_dates_and_are_seen() {
             "name": "zapi", "description": "", "scheme": "path-token", "signed": false,
             "reason": "Z-API signs nothing", "webhooks": ["/webhooks/zapi/{token}"],
             "secrets": [
-                { "position": 1, "not_before": null, "not_after": null, "live": true, "last_matched_at": null },
+                { "position": 1, "stored": null, "not_before": null, "not_after": null, "live": true, "last_matched_at": null },
             ],
         },
     ]});

@@ -10,6 +10,7 @@ mod keys;
 mod mappings;
 mod metrics;
 mod privacy;
+mod record;
 mod retention;
 mod routes;
 mod schedules;
@@ -43,10 +44,11 @@ use crate::keys::grant::Scope;
 use crate::keys::{Caller, Keys, Refusal, id_of};
 use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
+use crate::privacy::Privacy;
 use crate::private::write_private;
 use crate::problem::{Problem, tell};
 use crate::queue::Queues;
-use crate::record;
+use crate::record::warnings as record_warnings;
 use crate::redact::{Network, without_values};
 use crate::registry::{PushError, Registry};
 use crate::retention::Retention;
@@ -70,6 +72,7 @@ pub(crate) struct Office {
     pub(crate) committer: Committer,
     pub(crate) shop: Arc<Shop>,
     pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) privacy: Arc<Privacy>,
     pub(crate) keys: Keys,
     pub(crate) audit: Audit,
     pub(crate) clock: Clock,
@@ -219,7 +222,7 @@ async fn apply(
             .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("component {name:?}: {error}")))?;
         components.insert(name, bytes);
     }
-    let warnings = record::warnings(&body.config);
+    let warnings = record_warnings(&body.config);
     let applier = Applier {
         store: &*office.store,
         catalog: &office.catalog,

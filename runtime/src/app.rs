@@ -28,6 +28,7 @@ use crate::listen;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::plugin::Plugins;
+use crate::privacy::Privacy;
 use crate::private::write_private;
 use crate::queue::{Queues, keeper};
 use crate::record;
@@ -152,6 +153,20 @@ impl Hub {
         let ids = Arc::new(Ids::default());
         let metrics = Arc::new(Metrics::default());
         let committer = Committer::start(store.clone(), queues.clone(), node, metrics.clone())?;
+        let privacy = Arc::new(Privacy {
+            store: store.clone(),
+            catalog: catalog.clone(),
+            queues: queues.clone(),
+            committer: committer.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+            ring: ring.clone(),
+            tasks: tasks.clone(),
+            erasing: tokio::sync::Mutex::default(),
+            wake: tokio::sync::Notify::new(),
+        });
+        // Before anything is delivered.
+        privacy.remember().await?;
         let shop = Arc::new(Shop {
             catalog: catalog.clone(),
             queues: queues.clone(),
@@ -169,6 +184,7 @@ impl Hub {
         tasks.spawn(rewrap::run(store.clone(), ring.clone(), metrics.clone(), stop.clone()));
         let retention = Arc::new(Retention::new(store.clone(), catalog.clone(), audit.clone(), clock.clone()));
         tasks.spawn(retention.clone().run(stop.clone()));
+        tasks.spawn(privacy.clone().run(stop.clone()));
         tasks.spawn(keeper::run(store.clone(), queues.clone(), node, stop.clone()));
 
         let scheduler = Arc::new(Scheduler {
@@ -204,6 +220,7 @@ impl Hub {
             committer: committer.clone(),
             shop,
             scheduler,
+            privacy,
             keys,
             audit,
             clock: clock.clone(),

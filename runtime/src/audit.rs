@@ -280,7 +280,7 @@ impl Log {
             }
             Err(why) => (0, format!("audit.head {why}, so nobody can tell whether newer rows were cut off")),
         };
-        tracing::error!(why, "the audit log is not as this hub left it; it goes on behind a row that says so");
+        tracing::error!(detail = why, "the audit log is not as this hub left it; it goes on behind a row that says so");
         let details = json!({ "why": why, "known": known, "found": last.id });
         let entry = Record::of_hub(GAP, "audit", details).entry(self.clock.now_ms());
         let row = self.key.link(next_id(last.id.max(known))?, &last, entry);

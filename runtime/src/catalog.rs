@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
 
-pub(crate) use draft::{Care, Draft};
+pub(crate) use draft::{Care, Draft, subject_key, subject_keys};
 use vault::Vault;
 pub(crate) use vault::{Lent, version_of};
 
@@ -386,6 +386,60 @@ impl Catalog {
                 place: self.place(route, now_ms),
             })
             .collect()
+    }
+
+    /// The deliveries of an event to these endpoints and to nobody else, and by which of them each is told. An endpoint
+    /// with a route of the event's type is told by that (filter, delay and ordering do not count); one that has none by
+    /// another endpoint of the same host that has one; else as it is. Left out are endpoints that are no longer
+    /// configured, that reach nobody, and those beyond the 63 that an event can have.
+    pub(crate) fn owed_to(
+        &self,
+        event: EventId,
+        event_type: &str,
+        endpoints: &[i64],
+    ) -> (Vec<NewDelivery>, Vec<(i64, DeliveryId)>) {
+        let routes = self.routes_by_event.get(event_type).map_or(&[][..], |routes| routes);
+        let hosts = |endpoint: &Endpoint| {
+            let config = self.config.endpoints.get(&*endpoint.name);
+            config.map_or(&[][..], |config| &config.hosts)
+        };
+        let (mut deliveries, mut told): (Vec<NewDelivery>, Vec<_>) = (Vec::new(), Vec::new());
+        for endpoint in endpoints.iter().filter_map(|id| self.endpoints.get(id)) {
+            if endpoint.removed || !self.reaches_somebody(endpoint) {
+                continue;
+            }
+            let own = routes.iter().find(|route| route.endpoint == endpoint.id);
+            let same_host = |route: &&Arc<Route>| {
+                let other = self.endpoints.get(&route.endpoint).map_or(&[][..], |other| hosts(other));
+                other.iter().any(|host| hosts(endpoint).contains(host))
+            };
+            let route = own.or_else(|| routes.iter().find(same_host));
+            let teller = route.and_then(|route| self.endpoints.get(&route.endpoint)).unwrap_or(endpoint);
+            let known = deliveries.iter().find(|delivery| delivery.endpoint == teller.id).map(|delivery| delivery.id);
+            let id = known.unwrap_or(DeliveryId(event.0 + 1 + deliveries.len() as i64));
+            if id.0 >= event.0 + ID_STRIDE {
+                break;
+            }
+            told.push((endpoint.id, id));
+            if known.is_none() {
+                deliveries.push(NewDelivery {
+                    id,
+                    endpoint: teller.id,
+                    route: route.map_or(0, |route| route.id),
+                    queue: route.and_then(|route| route.queue).unwrap_or(self.default_queue()),
+                    priority: route.map_or(0, |route| route.priority),
+                    ordering: None,
+                    place: if teller.paused.is_some() { Place::Held } else { Place::Table },
+                });
+            }
+        }
+        (deliveries, told)
+    }
+
+    /// Whether an endpoint can hand on what it gets: over HTTP or by mail.
+    pub(crate) fn reaches_somebody(&self, endpoint: &Endpoint) -> bool {
+        let config = self.config.endpoints.get(&*endpoint.name);
+        config.is_none_or(|config| !config.hosts.is_empty() || config.smtp.is_some())
     }
 
     fn place(&self, route: &Route, now_ms: u64) -> Place {

@@ -59,11 +59,6 @@ enum Command {
     Sync(sync::Sync),
     /// List schedules and when they are due
     Schedules(sync::Schedules),
-    /// What the hub has to say about personal data
-    Privacy {
-        #[command(subcommand)]
-        command: privacy::Privacy,
-    },
     /// How long what is kept, and whether it is gone when its time is over
     Retention(retention::Retention),
     /// List API keys, make, rotate and revoke them
@@ -74,6 +69,8 @@ enum Command {
     Keyring(keyring::Keyring),
     /// Look at what was done and by whom, and whether that record is whole
     Audit(audit::Audit),
+    /// Find what is about a person, export and erase it
+    Privacy(privacy::Privacy),
     /// Make, build, push and switch connectors and mappings
     Connector {
         #[command(subcommand)]
@@ -221,12 +218,12 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sources(options) => sources::sources(options).await?,
         Command::Sync(options) => return sync::sync(options).await,
         Command::Schedules(options) => sync::schedules(options).await?,
-        Command::Privacy { command } => privacy::run(command).await?,
         Command::Retention(options) => retention::retention(options).await?,
         Command::Keys(options) => keys::run(options).await?,
         Command::Secrets(options) => secrets::run(options).await?,
         Command::Keyring(options) => keyring::run(options).await?,
         Command::Audit(options) => return audit::run(options).await,
+        Command::Privacy(options) => privacy::run(options).await?,
         Command::Connector { command } => connector(command).await?,
         Command::Mappings { command } => return mappings::run(command).await,
         Command::Bench(options) => return bench::run(options).await,

@@ -300,6 +300,17 @@ pub enum PersonalKind {
     Email = 2,
 }
 
+impl PersonalKind {
+    /// The word of the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            PersonalKind::Cpf => "cpf",
+            PersonalKind::Phone => "phone",
+            PersonalKind::Email => "email",
+        }
+    }
+}
+
 /// How a source proves who it is. Never chosen by the request.
 ///
 /// `tolerance_s` is how far the signed time may be from the hub's, to either side, in seconds.

@@ -43,6 +43,8 @@ pub(crate) enum Status {
     Held = 5,
     /// It was a dead letter, and the time to replay it is over.
     Expired = 6,
+    /// What it was about is erased at a person's request: it is never tried again.
+    Erased = 7,
 }
 
 impl Status {
@@ -54,6 +56,7 @@ impl Status {
             4 => Status::Dead,
             5 => Status::Held,
             6 => Status::Expired,
+            7 => Status::Erased,
             _ => Status::Owed,
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::config::PersonalKind;
 use crate::ingress::key::Key;
 use crate::keyring::KeyId;
 use crate::redact::Size;
@@ -52,6 +53,10 @@ macro_rules! id {
 id!(EventId, "evt_");
 id!(DeliveryId, "dlv_");
 id!(SyncRunId, "syn_");
+id!(ErasureId, "era_");
+
+/// The source of the events that tell targets of an erasure. No source can be named so.
+pub(crate) const ERASURE: &str = "privacy:erasure";
 
 /// Crockford's alphabet, lower case: no i, l, o, u, so that an id survives being read aloud.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -138,6 +143,15 @@ pub(crate) struct NewEvent {
     pub(crate) deliveries: Vec<NewDelivery>,
     /// Stored instead of its content.
     pub(crate) sealed: Option<Sealed>,
+    /// Under which it is found again, by whoever has the ring and knows the person's CPF, phone or e-mail address.
+    pub(crate) subjects: Vec<SubjectKey>,
+}
+
+/// A person's identifier as the index holds it: an HMAC under the ring's index key, cut to 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SubjectKey {
+    pub(crate) kind: PersonalKind,
+    pub(crate) subject: [u8; 16],
 }
 
 /// One event owed to one endpoint, before it has a row.
@@ -184,8 +198,13 @@ mod tests {
             parent: None,
             content: Content::Clear,
         };
-        let new =
-            NewEvent { event: Arc::new(event), key: Key::given("crm", MARKER), deliveries: Vec::new(), sealed: None };
+        let new = NewEvent {
+            event: Arc::new(event),
+            key: Key::given("crm", MARKER),
+            deliveries: Vec::new(),
+            sealed: None,
+            subjects: Vec::new(),
+        };
         let printed = format!("{new:?} {new:#?}");
         assert!(!printed.contains(MARKER) && printed.contains("payload: <11 bytes>"), "{printed}");
         // Not as numbers either.

@@ -3,6 +3,7 @@
 //! Memory is bounded: what finds no room waits in the table, and the keeper fetches it when there is room again.
 
 pub(crate) mod backoff;
+pub(crate) mod erased;
 pub(crate) mod gate;
 pub(crate) mod keeper;
 pub(crate) mod ready;
@@ -19,6 +20,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::delivery::{Delivery, Outcome};
 use crate::event::{Event, NewDelivery};
+use erased::Erased;
 use gate::{Gate, Limits};
 use ready::{Ready, Taken};
 
@@ -39,6 +41,7 @@ pub(crate) struct Queues {
     pub(crate) keeper: Notify,
     /// The next time in the retry queue, milliseconds.
     next_due: AtomicU64,
+    pub(crate) erased: Erased,
 }
 
 /// One endpoint's share of the memory, and its gate.
@@ -71,6 +74,7 @@ impl Queues {
             bytes: AtomicUsize::new(0),
             keeper: Notify::new(),
             next_due: AtomicU64::new(0),
+            erased: Erased::default(),
         };
         queues.configure(catalog);
         queues
@@ -234,6 +238,16 @@ impl Queues {
             let gate = locked(&lane.gate);
             (gate.breaker(self.clock.now_ms()), gate.in_flight(), lane.loaded.load(Ordering::Relaxed))
         })
+    }
+
+    /// Drops what is ready and about an erased event; its rows say already that it is not owed any more.
+    pub(crate) fn purge(&self) {
+        for queue in self.all() {
+            let gone = locked(&queue.ready).remove(|delivery| self.erased.has(delivery.event.id));
+            for delivery in gone {
+                self.release(delivery.endpoint, delivery.event.payload.len());
+            }
+        }
     }
 
     fn wake_all(&self) {

@@ -8,7 +8,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::delivery::{Begin, Delivery, Settlement};
-use crate::event::{DeliveryId, EventId, NewEvent};
+use crate::event::{DeliveryId, ErasureId, EventId, NewDelivery, NewEvent, SubjectKey};
 use crate::keyring::KeyId;
 use rows::*;
 
@@ -333,6 +333,55 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Moves the write-ahead log into the database and empties it, as far as nobody reads in it: what was removed is
     /// then in neither.
     async fn empty_log(&self) -> Result<()>;
+
+    // People.
+
+    /// Up to `limit` of the events that name a person, and how many there are.
+    async fn find_subject(&self, seeds: &Seeds, before: Option<EventId>, limit: u32) -> Result<Found>;
+    /// Who got what of these events, by endpoint, at most `limit` rows.
+    async fn received(&self, seeds: &Seeds, limit: u32) -> Result<Vec<ReceivedRow>>;
+    async fn coverage(&self) -> Result<Coverage>;
+    /// Contents of events after one and up to another, oldest first: up to `limit`, and no more after 16 MiB.
+    async fn contents(&self, after: EventId, upto: EventId, limit: u32) -> Result<Vec<ContentRow>>;
+    async fn newest_event(&self) -> Result<Option<EventId>>;
+
+    /// Notes what is to be erased, and stores the event that will tell of it, which nobody is owed yet.
+    async fn begin_erasure(&self, new: &NewErasure, notice: &NewEvent) -> Result<BegunErasure>;
+    /// Erasures that are not complete, oldest first.
+    async fn open_erasures(&self) -> Result<Vec<(ErasureId, ErasureState)>>;
+    /// Up to `limit` events that are still to be erased.
+    async fn to_erase(&self, erasure: ErasureId, limit: u32) -> Result<Vec<EventId>>;
+    /// Erases the content of these events and ends their open deliveries. `under_way` are tries that did not end in
+    /// time: their endpoints count as having got it.
+    async fn erase(
+        &self,
+        erasure: ErasureId,
+        events: &[EventId],
+        under_way: &[DeliveryId],
+        now_ms: u64,
+    ) -> Result<ErasedBatch>;
+    /// Owes the erasure's notice; `told` says which recipient is told by which of the deliveries.
+    async fn tell(&self, erasure: ErasureId, deliveries: &[NewDelivery], told: &[(i64, DeliveryId)]) -> Result<()>;
+    /// Takes back the notices that nobody is owed any more. Answers how many erasures are complete with that.
+    async fn close_erasures(&self, now_ms: u64) -> Result<u64>;
+    /// Takes a notice back though somebody was not told: its open deliveries end.
+    async fn close_erasure(&self, erasure: ErasureId, now_ms: u64) -> Result<()>;
+    /// Newest first.
+    async fn erasures(&self, only: Option<ErasureId>, limit: u32) -> Result<Vec<ErasureRow>>;
+    /// Writes what was changed over what was there before it, in the database's own files as well. False: somebody was
+    /// reading, and it has to be tried again.
+    async fn scrub(&self) -> Result<bool>;
+
+    async fn reindexing(&self) -> Result<Option<Reindexing>>;
+    /// Begins to index all events up to the newest one, unless that is under way.
+    async fn begin_reindexing(&self, now_ms: u64) -> Result<()>;
+    /// Puts these keys in place of what the events were found under, and moves on; with a time it is finished.
+    async fn reindex(
+        &self,
+        events: &[(EventId, Vec<SubjectKey>)],
+        cursor: EventId,
+        finished_ms: Option<u64>,
+    ) -> Result<()>;
 }
 
 #[cfg(test)]

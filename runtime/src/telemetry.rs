@@ -43,6 +43,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("action", Kind::Word),
     ("at", Kind::Word),
     ("attempt", Kind::Number),
+    ("broken", Kind::Number),
     ("code", Kind::Code),
     ("connector", Kind::Name),
     ("deliveries", Kind::Number),

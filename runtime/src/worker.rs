@@ -16,6 +16,7 @@ use crate::clock::{Clock, Ids, random_bytes, random_unit};
 use crate::committer::Committer;
 use crate::config::Retry;
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Said, Settlement, SyncStep, after, is_code};
+use crate::event::ERASURE;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::plugin::Plugins;
@@ -119,6 +120,13 @@ impl Shop {
 
     /// One delivery's try, from start to settled. `done` is called when the try is over and only its record is left.
     async fn deliver(&self, delivery: Delivery, done: impl FnOnce()) {
+        // Until its end is with the committer: an erasure waits for that.
+        let Some(_trying) = self.queues.erased.enter(&delivery) else {
+            self.queues.left(delivery.endpoint, None, None);
+            done();
+            // Its row is about to be erased, or is already.
+            return self.settle_untried(delivery, Next::Held).await;
+        };
         if !self.begin(&delivery).await {
             self.queues.left(delivery.endpoint, None, None);
             done();
@@ -165,7 +173,11 @@ impl Shop {
             Next::Retry(_) | Next::Held => None,
         });
         let emitted = tried.emitted;
+        let of_an_erasure = &*delivery.event.source == ERASURE;
         self.committer.settle(Settlement { delivery, next, charge, attempt: Some(attempt), emitted, sync }).await;
+        if of_an_erasure {
+            self.queues.erased.told.notify_one();
+        }
     }
 
     /// Where a delivery may be tried at most once, the try is on record before it begins. False: it is not to be tried

@@ -70,6 +70,10 @@ impl HubProcess {
         self.child.wait().expect("it has ended");
     }
 
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers")
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Value {
         let mut client = Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers");
         client.get(path).await.expect("an answer").json().expect("JSON")

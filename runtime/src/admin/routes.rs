@@ -13,8 +13,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::audit::Audited::{self, Does, MayDo, Nothing, Shows};
 use super::audit::{self, Way, admit};
 use super::{
-    Office, apply, connectors, deliveries, endpoints, events, keyring, keys, mappings, metrics, privacy, retention,
-    schedules, secrets, sources,
+    Office, apply, connectors, deliveries, endpoints, events, keyring, keys, mappings, metrics, privacy, record,
+    retention, schedules, secrets, sources,
 };
 use crate::keys::Caller;
 use crate::keys::grant::Scope::{self, *};
@@ -78,9 +78,16 @@ fn table() -> Vec<Route> {
         get("/keyring", KeyringManage, Nothing, keyring::list),
         post("/keyring/rotate", KeyringManage, Does("keyring.rotate"), keyring::rotate),
         post("/keyring/{id}/retire", KeyringManage, Does("keyring.retire"), keyring::retire),
-        get("/privacy/record", SourcesRead, Nothing, privacy::record),
+        get("/privacy/record", SourcesRead, Nothing, record::show),
         get("/metrics", MetricsRead, Nothing, metrics::page),
         get("/retention", MetricsRead, Nothing, retention::list),
+        post("/privacy/find", PrivacyFind, MayDo("privacy.find"), privacy::find),
+        get("/privacy/reindex", PrivacyFind, Nothing, privacy::reindexing),
+        post("/privacy/reindex", PrivacyFind, Does("privacy.reindex"), privacy::reindex),
+        post("/privacy/export", PrivacyExport, MayDo("privacy.export"), privacy::export),
+        post("/privacy/erase", PrivacyErase, MayDo("privacy.erase"), privacy::erase),
+        get("/privacy/erasures", PrivacyErase, Nothing, privacy::erasures),
+        post("/privacy/erasures/{id}/close", PrivacyErase, Does("privacy.close"), privacy::close),
     ]
 }
 

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use super::Catalog;
 use crate::clock::random_bytes;
 use crate::config::Personal;
-use crate::event::{Content, DeliveryId, Event, EventId, NewEvent, Sealed};
-use crate::ingress::key::Key;
+use crate::event::{Content, DeliveryId, Event, EventId, NewEvent, Sealed, SubjectKey};
+use crate::ingress::key::{self, Key};
 use crate::keyring::Keyring;
+use crate::personal::{self, Subject};
 use crate::seal::{Place, SealKey};
 
 /// What is about to become an event.
@@ -105,8 +106,9 @@ impl Catalog {
         };
         if draft.care.sensitive || !draft.care.personal.is_empty() {
             // What is kept of it after it was erased must not say what it was.
-            draft.key = draft.key.hide(|index| ring.index("idempotency", &[index]));
+            draft.key = draft.key.hide(|index| ring.index(key::LABEL, &[index]));
         }
+        let subjects = subject_keys(ring, &draft.payload, &draft.care.personal);
         NewEvent {
             event: Arc::new(Event {
                 id: draft.id,
@@ -122,6 +124,7 @@ impl Catalog {
             key: draft.key,
             deliveries,
             sealed,
+            subjects,
         }
     }
 
@@ -130,4 +133,28 @@ impl Catalog {
         let source = self.config.sources.get(source);
         source.map_or_else(Care::default, |source| Care::new(source.sensitive, &source.personal))
     }
+
+    /// Where the stored events of a source name people; of those that a connector emitted, the source is its endpoint.
+    pub(crate) fn personal_of(&self, source: &str, emitted: bool) -> &[Personal] {
+        if emitted {
+            self.config.endpoints.get(source).map_or(&[], |endpoint| &endpoint.personal)
+        } else {
+            self.config.sources.get(source).map_or(&[], |source| &source.personal)
+        }
+    }
+}
+
+/// What a payload is found under, as far as it is said where it names people.
+pub(crate) fn subject_keys(ring: &Keyring, payload: &[u8], personal: &[Personal]) -> Vec<SubjectKey> {
+    if personal.is_empty() {
+        return Vec::new();
+    }
+    personal::subjects(payload, personal).iter().map(|subject| subject_key(ring, subject)).collect()
+}
+
+pub(crate) fn subject_key(ring: &Keyring, Subject { kind, form }: &Subject) -> SubjectKey {
+    let index = ring.index("subject", &[kind.word().as_bytes(), form.as_bytes()]);
+    let mut subject = [0; 16];
+    subject.copy_from_slice(&index[..16]);
+    SubjectKey { kind: *kind, subject }
 }

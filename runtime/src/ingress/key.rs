@@ -30,6 +30,8 @@ pub(crate) struct Key {
     /// Whether it is made of what the event says. An id that a provider or the hub made for the message is not; a digest
     /// is, because short content can be guessed from it.
     pub(crate) is_content: bool,
+    /// What `index` was before it was hidden: an event from before its source was about people is known by that.
+    pub(crate) open: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Key {
@@ -37,6 +39,8 @@ impl fmt::Debug for Key {
         f.debug_tuple("Key").field(&Size(self.shown.len())).finish()
     }
 }
+/// What the ring's index key hides keys with.
+pub(crate) const LABEL: &str = "idempotency";
 
 impl Key {
     /// A key that somebody gave in words. One that is too long or holds control characters is replaced by its digest.
@@ -58,10 +62,19 @@ impl Key {
         if !self.is_content {
             return self;
         }
+        Key { index: Key::hidden(&self.index, hidden), open: Some(self.index), ..self }
+    }
+
+    /// The hidden form of an open index.
+    pub(crate) fn hidden(open: &[u8], hidden: impl FnOnce(&[u8]) -> [u8; 32]) -> Vec<u8> {
         // Ends the source's part, as in the open form, and no open form holds a second zero byte.
-        let source = self.index.iter().position(|byte| *byte == 0).unwrap_or(0);
-        let index = [&self.index[..=source], b"\0", &hidden(&self.index)].concat();
-        Key { index, ..self }
+        let source = open.iter().position(|byte| *byte == 0).unwrap_or(0);
+        [&open[..=source], b"\0", &hidden(open)].concat()
+    }
+
+    /// The open index of a key that is shown so.
+    pub(crate) fn open_index(source: &str, shown: &str) -> Vec<u8> {
+        [source.as_bytes(), b"\0", shown.as_bytes()].concat()
     }
 
     /// The key of a verified request: what the source's rule finds, else the id that the signature covers
@@ -92,8 +105,8 @@ impl Key {
 
     /// `shown` holds no zero byte, so the last one in the index ends the source.
     fn new(source: &str, shown: String) -> Key {
-        let index = [source.as_bytes(), b"\0", shown.as_bytes()].concat();
-        Key { shown, index, is_content: true }
+        let index = Key::open_index(source, &shown);
+        Key { shown, index, is_content: true, open: None }
     }
 }
 

@@ -57,6 +57,11 @@ scopes! {
     AuditRead = "audit:read",
     /// Figures for whoever watches the hub: no content, no names of people.
     MetricsRead = "metrics:read",
+    /// Which events are about a person, without what they say.
+    PrivacyFind = "privacy:find",
+    /// Everything that the hub holds about a person, content included: `payload:read` is not needed beside it.
+    PrivacyExport = "privacy:export",
+    PrivacyErase = "privacy:erase",
 }
 
 /// Stands for every scope, also those of later versions.

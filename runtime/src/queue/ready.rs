@@ -45,6 +45,24 @@ impl Ready {
         self.len
     }
 
+    /// Takes out whatever `gone` says, whether it may start or not.
+    pub(crate) fn remove(&mut self, gone: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut removed = Vec::new();
+        self.levels.retain(|_, level| {
+            level.lanes.retain(|_, lane| {
+                let (out, kept) = std::mem::take(lane).into_iter().partition::<VecDeque<_>, _>(&gone);
+                *lane = kept;
+                removed.extend(out);
+                !lane.is_empty()
+            });
+            let lanes = &level.lanes;
+            level.turns.retain(|endpoint| lanes.contains_key(endpoint));
+            !level.turns.is_empty()
+        });
+        self.len -= removed.len();
+        removed
+    }
+
     /// Takes up to `max` deliveries whose endpoints let them in. `enter` is asked once for each that is taken; a
     /// refused endpoint keeps its place for the next look.
     pub(crate) fn take(&mut self, max: usize, mut enter: impl FnMut(i64) -> Entry) -> Taken {

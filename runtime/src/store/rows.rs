@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::delivery::{Delivery, Outcome, Status};
-use crate::event::{DeliveryId, Event, EventId, SyncRunId};
+use crate::event::{DeliveryId, ErasureId, Event, EventId, SubjectKey, SyncRunId};
 use crate::keyring::KeyId;
 use crate::redact::Size;
 use crate::seal::Place;
@@ -620,3 +620,164 @@ pub(crate) struct Step {
 
 /// Events, keys or runs that one transaction of retention changes at most, so that nobody waits for long behind it.
 pub(crate) const STEP: usize = 200;
+
+/// Where a search for a person begins: keys of the index, and events that somebody named.
+#[derive(Debug, Default)]
+pub(crate) struct Seeds {
+    pub(crate) keys: Vec<SubjectKey>,
+    pub(crate) events: Vec<EventId>,
+}
+
+/// What a search found: the events of the seeds, and whatever their deliveries gave rise to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) events: u64,
+    /// Of them, those that the seeds name themselves.
+    pub(crate) direct: u64,
+    /// Deliveries of them that are still to be made, dead letters included.
+    pub(crate) open: u64,
+    /// One page, newest first.
+    pub(crate) items: Vec<FoundEvent>,
+}
+
+#[derive(Debug)]
+pub(crate) struct FoundEvent {
+    pub(crate) event: EventRow,
+    pub(crate) direct: bool,
+    /// When each delivery arrived that did.
+    pub(crate) delivered: Vec<(DeliveryId, u64)>,
+}
+
+/// An event that an endpoint has got, or may have: a try at it reached the connector.
+#[derive(Debug)]
+pub(crate) struct ReceivedRow {
+    pub(crate) endpoint: i64,
+    pub(crate) event: EventId,
+    pub(crate) first_ms: u64,
+    pub(crate) last_ms: u64,
+    pub(crate) delivered: bool,
+}
+
+/// Events that are counted for [`Coverage`], the latest: there is no index for it, which every accept would pay for.
+pub(crate) const COVERED: u32 = 200_000;
+
+/// Which events a search by identifier can find at all.
+#[derive(Debug)]
+pub(crate) struct Coverage {
+    pub(crate) rows: Vec<CoverageRow>,
+    /// Whether these are all events, and not only the latest.
+    pub(crate) complete: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct CoverageRow {
+    /// Of emitted events it is the endpoint whose connector emitted them.
+    pub(crate) source: String,
+    pub(crate) emitted: bool,
+    pub(crate) with_content: u64,
+    /// Of them, those that are found under no identifier.
+    pub(crate) unindexed: u64,
+}
+
+/// An event's content, opened.
+#[derive(Debug)]
+pub(crate) struct ContentRow {
+    pub(crate) id: EventId,
+    pub(crate) source: String,
+    pub(crate) event_type: String,
+    pub(crate) created_ms: u64,
+    pub(crate) emitted: bool,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) payload: bytes::Bytes,
+}
+
+#[derive(Debug)]
+pub(crate) struct NewErasure {
+    pub(crate) id: ErasureId,
+    pub(crate) request: Option<String>,
+    pub(crate) now_ms: u64,
+    pub(crate) reason: String,
+    pub(crate) actor: String,
+    pub(crate) seeds: Seeds,
+}
+
+#[derive(Debug)]
+pub(crate) enum BegunErasure {
+    /// With the events that are to be erased.
+    Begun(Vec<EventId>),
+    /// This request has been made before.
+    Known(ErasureId),
+}
+
+/// What erasing some events has led to.
+#[derive(Debug, Default)]
+pub(crate) struct ErasedBatch {
+    /// Events that they had given rise to, which are to be erased as well.
+    pub(crate) children: Vec<EventId>,
+    /// Endpoints whose open deliveries ended.
+    pub(crate) endpoints: Vec<i64>,
+    /// Whether an endpoint was paused with a message that is gone now.
+    pub(crate) repaused: bool,
+    /// Whether keys that had been open were hidden.
+    pub(crate) rehidden: bool,
+}
+
+/// A small number in SQL, a word everywhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(i64)]
+pub(crate) enum ErasureState {
+    Erasing = 0,
+    /// The content is gone; targets are being told.
+    Telling = 1,
+    Complete = 2,
+}
+
+impl ErasureState {
+    pub(crate) fn from_sql(number: i64) -> ErasureState {
+        match number {
+            0 => ErasureState::Erasing,
+            1 => ErasureState::Telling,
+            _ => ErasureState::Complete,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ErasureRow {
+    pub(crate) id: ErasureId,
+    pub(crate) request: Option<String>,
+    pub(crate) created_ms: u64,
+    pub(crate) reason: String,
+    pub(crate) actor: String,
+    pub(crate) state: ErasureState,
+    pub(crate) events: u64,
+    /// Of them, those that are still to be erased.
+    pub(crate) left: u64,
+    pub(crate) notice: EventId,
+    pub(crate) finished_ms: Option<u64>,
+    pub(crate) recipients: Vec<RecipientRow>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RecipientRow {
+    pub(crate) endpoint: i64,
+    pub(crate) events: u64,
+    pub(crate) first_ms: u64,
+    pub(crate) last_ms: u64,
+    /// The delivery that tells it; none where nobody can be told.
+    pub(crate) told_by: Option<(DeliveryId, Status)>,
+    /// When it arrived.
+    pub(crate) told_ms: Option<u64>,
+}
+
+/// How far the indexing of older events is.
+#[derive(Debug, Clone)]
+pub(crate) struct Reindexing {
+    pub(crate) cursor: EventId,
+    pub(crate) upto: EventId,
+    pub(crate) seen: u64,
+    pub(crate) indexed: u64,
+    pub(crate) started_ms: u64,
+    pub(crate) finished_ms: Option<u64>,
+}

@@ -5,6 +5,7 @@ mod content;
 mod hot;
 mod keys;
 mod mappings;
+mod privacy;
 mod retention;
 mod schedules;
 mod secrets;
@@ -12,6 +13,7 @@ mod secrets;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +29,7 @@ use super::rows::*;
 use super::{Done, Result, Store, StoreError, Work};
 use crate::clock::ID_STRIDE;
 use crate::delivery::{Delivery, Outcome, Said, Status};
-use crate::event::{DeliveryId, Event, EventId};
+use crate::event::{DeliveryId, ErasureId, Event, EventId, NewDelivery, NewEvent, SubjectKey};
 use crate::keyring::{KeyId, Keyring};
 use content::Stored;
 
@@ -43,6 +45,8 @@ pub(crate) struct SqliteStore {
     readers: SqlitePool,
     /// Opens what is sealed.
     ring: Arc<Keyring>,
+    /// See [`hot::Known`].
+    rehidden: AtomicBool,
 }
 
 /// The one connection that writes, held twice: by sqlx, and directly for the hot path.
@@ -85,11 +89,24 @@ impl SqliteStore {
             .connect_with(options.read_only(true).create_if_missing(false).pragma("query_only", "on"))
             .await
             .map_err(StoreError::from)?;
+        let rehidden = sqlx::query_scalar("select exists (select 1 from erasures where rehidden > 0)");
+        let rehidden: bool = rehidden.fetch_one(&mut writer).await.map_err(StoreError::from)?;
         Ok(SqliteStore {
+            rehidden: AtomicBool::new(rehidden),
             writer: Mutex::new(Writer { direct: borrow(&mut writer).await?, sqlx: writer }),
             readers,
             ring,
         })
+    }
+
+    fn known(&self) -> hot::Known<'_> {
+        hot::Known { ring: &self.ring, rehidden: self.rehidden.load(Ordering::Relaxed) }
+    }
+
+    /// A transaction without sqlx's thread between.
+    async fn direct<T>(&self, body: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let writer = self.writer.lock().await;
+        block_in_place(|| Ok(hot::transaction(&writer.direct, body)?))
     }
 
     async fn begin(&self) -> Result<Transaction<'_>> {
@@ -154,7 +171,7 @@ impl Transaction<'_> {
 impl Store for SqliteStore {
     async fn commit(&self, node: i64, work: &[Work]) -> Result<Vec<Done>> {
         let writer = self.writer.lock().await;
-        Ok(hot::transaction(&writer.direct, |db| hot::commit(db, node, work))?)
+        Ok(hot::transaction(&writer.direct, |db| hot::commit(db, self.known(), node, work))?)
     }
 
     async fn claim(&self, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
@@ -733,6 +750,113 @@ impl Store for SqliteStore {
             writer.direct.busy_timeout(BUSY_TIMEOUT)?;
             Ok(emptied?)
         })
+    }
+
+    async fn find_subject(&self, seeds: &Seeds, before: Option<EventId>, limit: u32) -> Result<Found> {
+        privacy::find(&mut *self.readers.acquire().await?, seeds, before, limit).await
+    }
+
+    async fn received(&self, seeds: &Seeds, limit: u32) -> Result<Vec<ReceivedRow>> {
+        privacy::received(&mut *self.readers.acquire().await?, seeds, limit).await
+    }
+
+    async fn coverage(&self) -> Result<Coverage> {
+        privacy::coverage(&self.readers).await
+    }
+
+    async fn contents(&self, after: EventId, upto: EventId, limit: u32) -> Result<Vec<ContentRow>> {
+        privacy::contents(&mut *self.readers.acquire().await?, &self.ring, after, upto, limit).await
+    }
+
+    async fn newest_event(&self) -> Result<Option<EventId>> {
+        let id: Option<i64> =
+            sqlx::query_scalar("select max(id) from integration_events").fetch_one(&self.readers).await?;
+        Ok(id.map(EventId))
+    }
+
+    async fn begin_erasure(&self, new: &NewErasure, notice: &NewEvent) -> Result<BegunErasure> {
+        let known = self.known();
+        self.direct(|db| privacy::begin(db, known, new, notice)).await
+    }
+
+    async fn open_erasures(&self) -> Result<Vec<(ErasureId, ErasureState)>> {
+        let rows: Vec<(i64, i64)> = sqlx::query_as("select id, state from erasures where state < 2 order by id")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows.into_iter().map(|(id, state)| (ErasureId(id), ErasureState::from_sql(state))).collect())
+    }
+
+    async fn to_erase(&self, erasure: ErasureId, limit: u32) -> Result<Vec<EventId>> {
+        let ids: Vec<i64> =
+            sqlx::query_scalar("select event_id from erased_events where erasure_id = ? and done = 0 limit ?")
+                .bind(erasure.0)
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
+        Ok(ids.into_iter().map(EventId).collect())
+    }
+
+    async fn erase(
+        &self,
+        erasure: ErasureId,
+        events: &[EventId],
+        under_way: &[DeliveryId],
+        now_ms: u64,
+    ) -> Result<ErasedBatch> {
+        self.direct(|db| {
+            let batch = privacy::erase(db, &self.ring, erasure, events, under_way, now_ms)?;
+            if batch.rehidden {
+                // Before the commit: from it on the open form is not there any more.
+                self.rehidden.store(true, Ordering::Relaxed);
+            }
+            Ok(batch)
+        })
+        .await
+    }
+
+    async fn tell(&self, erasure: ErasureId, deliveries: &[NewDelivery], told: &[(i64, DeliveryId)]) -> Result<()> {
+        self.direct(|db| privacy::tell(db, erasure, deliveries, told)).await
+    }
+
+    async fn close_erasures(&self, now_ms: u64) -> Result<u64> {
+        self.direct(|db| privacy::close_told(db, now_ms)).await
+    }
+
+    async fn close_erasure(&self, erasure: ErasureId, now_ms: u64) -> Result<()> {
+        let closed = self.direct(|db| privacy::close(db, erasure, now_ms)).await?;
+        match closed {
+            privacy::Closed::Done => Ok(()),
+            privacy::Closed::Erasing => {
+                Err(StoreError::Conflict(format!("erasure {erasure} is not that far: content is still being erased")))
+            }
+            privacy::Closed::Unknown => Err(StoreError::NotFound(format!("erasure {erasure}"))),
+        }
+    }
+
+    async fn erasures(&self, only: Option<ErasureId>, limit: u32) -> Result<Vec<ErasureRow>> {
+        privacy::erasures(&mut *self.readers.acquire().await?, only, limit).await
+    }
+
+    async fn scrub(&self) -> Result<bool> {
+        let writer = self.writer.lock().await;
+        block_in_place(|| Ok(privacy::scrub(&writer.direct)?))
+    }
+
+    async fn reindexing(&self) -> Result<Option<Reindexing>> {
+        privacy::reindexing(&self.readers).await
+    }
+
+    async fn begin_reindexing(&self, now_ms: u64) -> Result<()> {
+        self.direct(|db| privacy::begin_reindexing(db, now_ms)).await
+    }
+
+    async fn reindex(
+        &self,
+        events: &[(EventId, Vec<SubjectKey>)],
+        cursor: EventId,
+        finished_ms: Option<u64>,
+    ) -> Result<()> {
+        self.direct(|db| privacy::reindex(db, events, cursor, finished_ms)).await
     }
 }
 

@@ -97,7 +97,9 @@ impl Internal {
             call.must_say("X-Source-System", "integracoes")?;
             call.must_have("X-Request-ID")?;
         }
-        let key = call.header("Idempotency-Key").filter(|_| call.method == Method::POST);
+        // A PUT repeated after a crash is the same PUT: a system that counted it twice would not know its own contract.
+        let changes = [Method::POST, Method::PUT].contains(call.method);
+        let key = call.header("Idempotency-Key").filter(|_| changes);
         let place = key.map(|key| (call.path.to_owned(), key.to_owned()));
         if let Some(known) = place.as_ref().and_then(|place| self.answered.get(place)) {
             let note = format!("{}, as said before: the key is known", known.note);

@@ -170,6 +170,7 @@ const FORGET: &[&str] = &[
     "update webhook_deliveries set ordering_key = null where id > ?1 and id < ?2 and ordering_key is not null \
      and status not in (0, 1, 5)",
     "delete from payload_keys where event_id = ?1",
+    "delete from subject_index where event_id = ?1",
     // Of a sealed event the column holds a key in clear only where it is no content.
     "update integration_events set idempotency_key = case when content = 1 then idempotency_key else '' end, \
      content = ?3, payload = x'', headers = null, sealed = null where id = ?1 and content < 2",

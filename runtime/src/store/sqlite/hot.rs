@@ -4,12 +4,13 @@
 //! the statement, and a commit has dozens of them: through sqlx 64 connections got 15k acks/s with a core idle. So here
 //! the same connection is used directly, through rusqlite, by whoever holds the writer's lock.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::content::Stored;
 use super::write_headers;
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Settlement, Status, SyncStep};
-use crate::event::{DeliveryId, Event, EventId, NewEvent, Place};
+use crate::event::{DeliveryId, Event, EventId, NewDelivery, NewEvent, Place};
+use crate::ingress::key::{Key, LABEL};
 use crate::keyring::{KeyId, Keyring};
 use crate::store::rows::{ContentState, Promoted};
 use crate::store::{Done, Work};
@@ -31,11 +32,11 @@ pub(super) fn transaction<T>(db: &Connection, body: impl FnOnce(&Connection) -> 
 }
 
 /// Accepts and settles, in the order of the work.
-pub(super) fn commit(db: &Connection, node: i64, work: &[Work]) -> Result<Vec<Done>> {
+pub(super) fn commit(db: &Connection, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {
     work.iter()
         .map(|work| match work {
             Work::Accept(event) => {
-                let id = accept(db, node, event)?;
+                let id = accept(db, known, node, event)?;
                 Ok(Done::Accepted { id, duplicate: id != event.event.id })
             }
             Work::Begin(try_) => Ok(if begin(db, node, try_)? { Done::Begun } else { Done::Stale }),
@@ -43,7 +44,8 @@ pub(super) fn commit(db: &Connection, node: i64, work: &[Work]) -> Result<Vec<Do
                 if !settle(db, node, settlement)? {
                     return Ok(Done::Stale);
                 }
-                let emitted = settlement.emitted.iter().map(|event| Ok(accept(db, node, event)? == event.event.id));
+                let emitted =
+                    settlement.emitted.iter().map(|event| Ok(accept(db, known, node, event)? == event.event.id));
                 let emitted = emitted.collect::<Result<Vec<bool>>>()?;
                 if let (Some(step), Some(attempt)) = (&settlement.sync, &settlement.attempt) {
                     step_sync(db, step, attempt, &emitted)?;
@@ -54,9 +56,35 @@ pub(super) fn commit(db: &Connection, node: i64, work: &[Work]) -> Result<Vec<Do
         .collect()
 }
 
+/// How a key is recognised that stands in the table in its other form.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'r> {
+    pub(super) ring: &'r Keyring,
+    /// Whether keys of erased events were hidden that had been open: only then an open key is looked up twice.
+    pub(super) rehidden: bool,
+}
+
+impl Known<'_> {
+    /// The event that the key stands for in its other form: it was open before its source was about people, and it is
+    /// hidden since its event was erased.
+    fn event(self, db: &Connection, key: &Key) -> Result<Option<EventId>> {
+        let other = match &key.open {
+            Some(open) => open.clone(),
+            None if self.rehidden => Key::hidden(&key.index, |index| self.ring.index(LABEL, &[index])),
+            None => return Ok(None),
+        };
+        db.prepare_cached("select event_id from idempotency_keys where key = ?")?
+            .query_row([other], |row| Ok(EventId(row.get(0)?)))
+            .optional()
+    }
+}
+
 /// Inserts the event with its deliveries, unless its key is known. Answers the id that the key stands for.
-fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
+pub(super) fn accept(db: &Connection, known: Known<'_>, node: i64, new: &NewEvent) -> Result<EventId> {
     let event = &new.event;
+    if let Some(first) = known.event(db, &new.key)? {
+        return Ok(first);
+    }
     let fresh = db
         .prepare_cached("insert or ignore into idempotency_keys (key, event_id) values (?, ?)")?
         .execute(params![new.key.index, event.id.0])?;
@@ -88,7 +116,17 @@ fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
         db.prepare_cached("insert into payload_keys (event_id, key_id, wrapped) values (?, ?, ?)")?
             .execute(params![event.id.0, sealed.key.0, sealed.wrapped])?;
     }
-    for delivery in &new.deliveries {
+    for key in &new.subjects {
+        db.prepare_cached("insert or ignore into subject_index (kind, subject, event_id) values (?, ?, ?)")?
+            .execute(params![key.kind as i64, key.subject, event.id.0])?;
+    }
+    owe(db, node, event.id, &new.deliveries)?;
+    Ok(event.id)
+}
+
+/// Inserts deliveries of an event.
+pub(super) fn owe(db: &Connection, node: i64, event: EventId, deliveries: &[NewDelivery]) -> Result<()> {
+    for delivery in deliveries {
         let (status, holder) = match delivery.place {
             Place::Memory => (Status::Owed, node),
             Place::Table => (Status::Owed, 0),
@@ -101,7 +139,7 @@ fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
         )?
         .execute(params![
             delivery.id.0,
-            event.id.0,
+            event.0,
             delivery.endpoint,
             delivery.route,
             delivery.queue,
@@ -114,7 +152,7 @@ fn accept(db: &Connection, node: i64, new: &NewEvent) -> Result<EventId> {
             wait_until(db, delivery.id, at_ms)?;
         }
     }
-    Ok(event.id)
+    Ok(())
 }
 
 /// Puts a try on record that may not be repeated, if the delivery is still this node's.
