@@ -23,7 +23,7 @@ use crate::keys::Caller;
 use crate::personal::{Subject, mentions};
 use crate::privacy::{Person, Request};
 use crate::problem::Problem;
-use crate::store::rows::{ContentState, ErasureRow, ErasureState, FoundEvent, ReceivedRow, Reindexing, Seeds};
+use crate::store::rows::{ContentState, ErasureRow, ErasureState, Found, FoundEvent, ReceivedRow, Reindexing, Seeds};
 
 /// Events of one page.
 const MAX_PAGE: u32 = 500;
@@ -85,14 +85,6 @@ fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
     body.map(|Json(body)| body).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, told(error)))
 }
 
-/// On record before anything is looked up or erased. Who it is about is not.
-async fn begin(audit: &Note, dry_run: Option<bool>) -> Result<(), Problem> {
-    if let Some(dry_run) = dry_run {
-        audit.detail("dry_run", dry_run);
-    }
-    audit.begin().await
-}
-
 fn private(body: Value) -> Answer {
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
@@ -124,6 +116,25 @@ impl Search {
     fn before(&self) -> Result<Option<EventId>, Problem> {
         self.before.as_deref().map(parse).transpose()
     }
+
+    /// One page of what is about the person; that somebody looks is on record before. Whom for is not.
+    async fn look(&self, office: &Office, audit: &Note) -> Result<Looked, Problem> {
+        let (person, limit) = (self.person()?, self.limit());
+        audit.begin().await?;
+        let seeds = office.privacy.seeds(&person, &[]);
+        let found = office.store.find_subject(&seeds, self.before()?, limit).await.map_err(store_problem)?;
+        let is_full = found.items.len() as u32 == limit;
+        let next = found.items.last().filter(|_| is_full).map(|item| item.event.id);
+        Ok(Looked { person, seeds, found, next })
+    }
+}
+
+struct Looked {
+    person: Person,
+    seeds: Seeds,
+    found: Found,
+    /// Where the next page begins.
+    next: Option<EventId>,
 }
 
 pub(super) async fn find(
@@ -132,12 +143,8 @@ pub(super) async fn find(
     body: Result<Json<Search>, JsonRejection>,
 ) -> Answer {
     let search = read(body)?;
-    let (person, limit) = (search.person()?, search.limit());
-    begin(&audit, None).await?;
-    let seeds = office.privacy.seeds(&person, &[]);
-    let found = office.store.find_subject(&seeds, search.before()?, limit).await.map_err(store_problem)?;
+    let Looked { person, found, next, .. } = search.look(&office, &audit).await?;
     audit.detail("events", found.events);
-    let next = (found.items.len() as u32 == limit).then(|| found.items.last().map(|item| item.event.id)).flatten();
     let items: Vec<Value> = found.items.iter().map(|item| shown(&office, item)).collect();
     let mut answer = json!({
         "events": found.events,
@@ -233,12 +240,8 @@ pub(super) async fn export(
     body: Result<Json<Search>, JsonRejection>,
 ) -> Answer {
     let search = read(body)?;
-    let (person, limit) = (search.person()?, search.limit());
-    begin(&audit, None).await?;
-    let seeds = office.privacy.seeds(&person, &[]);
-    let found = office.store.find_subject(&seeds, search.before()?, limit).await.map_err(store_problem)?;
+    let Looked { person, seeds, found, next } = search.look(&office, &audit).await?;
     audit.list("events", found.items.iter().map(|item| item.event.id));
-    let next = (found.items.len() as u32 == limit).then(|| found.items.last().map(|item| item.event.id)).flatten();
     let mut events = Vec::with_capacity(found.items.len());
     for item in &found.items {
         events.push(exported(&office, item).await?);
@@ -362,7 +365,8 @@ pub(super) async fn erase(
         return Err(refused(format!("events takes at most {MAX_EVENTS} ids")));
     }
     let events = erase.events.iter().map(|id| parse(id)).collect::<Result<Vec<EventId>, _>>()?;
-    begin(&audit, Some(erase.dry_run)).await?;
+    audit.detail("dry_run", erase.dry_run);
+    audit.begin().await?;
     if erase.dry_run {
         let seeds = office.privacy.seeds(&person, &events);
         let found = office.store.find_subject(&seeds, None, MAX_PAGE).await.map_err(store_problem)?;

@@ -6,9 +6,9 @@ use anstyle::AnsiColor;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::operate::{coloured, encoded, items, print, text};
+use super::operate::{Common, coloured, encoded, items, print, text};
 use crate::audit::{is_plain, verify_directory};
-use crate::client::{HubArgs, Running};
+use crate::client::Running;
 
 #[derive(Args)]
 pub(super) struct Audit {
@@ -28,15 +28,6 @@ enum AuditCommand {
         #[command(flatten)]
         common: Common,
     },
-}
-
-#[derive(Args)]
-struct Common {
-    #[command(flatten)]
-    hub: HubArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]

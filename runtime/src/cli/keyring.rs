@@ -3,8 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::operate::{encoded, items, print, text};
-use crate::client::HubArgs;
+use super::operate::{Common, encoded, items, print, text};
 
 #[derive(Args)]
 pub(super) struct Keyring {
@@ -30,15 +29,6 @@ enum RingCommand {
         #[command(flatten)]
         common: Common,
     },
-}
-
-#[derive(Args)]
-struct Common {
-    #[command(flatten)]
-    hub: HubArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) async fn run(options: Keyring) -> anyhow::Result<()> {

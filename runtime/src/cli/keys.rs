@@ -7,8 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::operate::{coloured, encoded, items, print, text};
-use crate::client::HubArgs;
+use super::operate::{Common, coloured, encoded, items, print, text};
 use crate::keys::grant::{Role, Scope};
 
 #[derive(Args)]
@@ -43,15 +42,6 @@ enum KeyCommand {
         #[command(flatten)]
         common: Common,
     },
-}
-
-#[derive(Args)]
-struct Common {
-    #[command(flatten)]
-    hub: HubArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]

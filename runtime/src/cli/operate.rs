@@ -6,6 +6,16 @@ use serde_json::Value;
 
 use crate::client::{Answer, HubArgs};
 
+/// Which hub, and how to say it: what every command takes that asks one.
+#[derive(Args)]
+pub(super) struct Common {
+    #[command(flatten)]
+    pub(super) hub: HubArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 #[derive(Args)]
 pub(super) struct Events {
     /// An event's id, evt_…: shows it with its deliveries, attempts and the events it gave rise to

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::operate::{coloured, encoded, items, print, text};
+use super::operate::{Common, coloured, encoded, items, print, text};
 use crate::client::{Client, HubArgs};
 use crate::private::write_private;
 
@@ -99,15 +99,6 @@ struct Person {
     /// E-mail address; - reads it from standard input
     #[arg(long)]
     email: Vec<String>,
-}
-
-#[derive(Args)]
-struct Common {
-    #[command(flatten)]
-    hub: HubArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Person {

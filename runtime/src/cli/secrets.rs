@@ -6,8 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::operate::{encoded, items, print, text};
-use crate::client::HubArgs;
+use super::operate::{Common, encoded, items, print, text};
 
 #[derive(Args)]
 pub(super) struct Secrets {
@@ -40,15 +39,6 @@ enum SecretCommand {
         #[command(flatten)]
         common: Common,
     },
-}
-
-#[derive(Args)]
-struct Common {
-    #[command(flatten)]
-    hub: HubArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) async fn run(options: Secrets) -> anyhow::Result<()> {

@@ -179,10 +179,25 @@ const FORGET: &[&str] = &[
 /// Empties an event's content and everything that was said about it, and sets `state`, which is expired or erased: rows
 /// stay, and say that there was something. What is owed of it stays owed, with nothing left to deliver. The pages are
 /// overwritten (`secure_delete`); the write-ahead log holds them until it is emptied.
+///
+/// [`forget_directly`] does the same on the other way to the connection.
 pub(super) async fn forget(conn: &mut SqliteConnection, event: EventId, state: ContentState) -> Result<()> {
     for statement in FORGET {
         let statement = sqlx::query(*statement).bind(event.0).bind(event.0 + ID_STRIDE).bind(state as i64);
         statement.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn forget_directly(db: &rusqlite::Connection, event: EventId, state: ContentState) -> rusqlite::Result<()> {
+    let values = [event.0, event.0 + ID_STRIDE, state as i64];
+    for statement in FORGET {
+        let mut statement = db.prepare_cached(statement)?;
+        // Not each of them asks for all three.
+        for (at, value) in (1..=statement.parameter_count()).zip(values) {
+            statement.raw_bind_parameter(at, value)?;
+        }
+        statement.raw_execute()?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::content::Stored;
+use super::content::{Stored, forget_directly};
 use super::event_row;
 use super::hot::{Known, accept, owe};
 use crate::clock::ID_STRIDE;
@@ -367,23 +367,12 @@ fn end_deliveries(db: &Connection, event: EventId, endpoints: &mut Vec<i64>) -> 
     Ok(())
 }
 
-/// Whatever the event says, whatever was said about it, and everything under which it is found.
+/// Whatever the event says, whatever was said about it, and everything under which it is found; also of one whose time was
+/// over before, and with it an idempotency key that retention would have kept.
 fn wipe(db: &Connection, event: EventId) -> Direct<()> {
-    let range = [event.0, event.0 + ID_STRIDE];
-    db.prepare_cached(
-        "update integration_events set payload = zeroblob(0), headers = null, sealed = null, idempotency_key = '', \
-         content = 3 where id = ?",
-    )?
-    .execute([event.0])?;
-    db.prepare_cached("delete from payload_keys where event_id = ?")?.execute([event.0])?;
-    db.prepare_cached("delete from subject_index where event_id = ?")?.execute([event.0])?;
-    // A code that is one says nothing about people: see `delivery::is_code`.
-    db.prepare_cached(
-        "update delivery_attempts set message = null, log = null, sealed = null, code = case \
-         when code glob '*[^a-z0-9-]*' or code glob '*[0-9]*[0-9]*[0-9]*[0-9]*' or length(code) > 64 then null \
-         else code end where delivery_id > ? and delivery_id < ?",
-    )?
-    .execute(range)?;
+    forget_directly(db, event, ContentState::Erased)?;
+    db.prepare_cached("update integration_events set idempotency_key = '', content = ? where id = ?")?
+        .execute([ContentState::Erased as i64, event.0])?;
     Ok(())
 }
 
