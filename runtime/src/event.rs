@@ -118,8 +118,8 @@ pub(crate) struct Sealed {
     pub(crate) key: KeyId,
     pub(crate) wrapped: Vec<u8>,
     pub(crate) payload: Vec<u8>,
-    /// Headers and idempotency key.
-    pub(crate) envelope: Vec<u8>,
+    /// Headers and idempotency key, where there is something to say.
+    pub(crate) envelope: Option<Vec<u8>>,
 }
 
 /// What was received shows as its size.

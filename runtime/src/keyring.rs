@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::random_bytes;
 use crate::private::write_private;
-use crate::seal::{KEY, Place, SealKey, Unopened};
+use crate::seal::{KEY, Nonce, Place, SealKey, Unopened};
 use crate::signature::MacKey;
 
 /// Keys of a ring. Each rotation makes one, and what is not used any more is retired.
@@ -133,10 +133,10 @@ impl Keyring {
     }
 
     /// Wraps a key with the active one.
-    pub(crate) fn wrap(&self, place: Place<'_>, key: &SealKey) -> (KeyId, Vec<u8>) {
+    pub(crate) fn wrap(&self, place: Place<'_>, nonce: Nonce, key: &SealKey) -> (KeyId, Vec<u8>) {
         let state = self.read();
         let active = state.active();
-        (active.id, active.key.wrap(place, random_bytes(), key))
+        (active.id, active.key.wrap(place, nonce, key))
     }
 
     pub(crate) fn unwrap(&self, place: Place<'_>, id: KeyId, wrapped: &[u8]) -> Result<SealKey, Unreadable> {
@@ -293,7 +293,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let (directory, ring) = ring();
         let file = directory.path().join("keyring");
-        let (id, wrapped) = ring.wrap(PLACE, &SealKey::new([7; KEY]));
+        let (id, wrapped) = ring.wrap(PLACE, random_bytes(), &SealKey::new([7; KEY]));
         let again = Keyring::open(&file, 2).unwrap();
         assert!(again.unwrap(PLACE, id, &wrapped).is_ok());
         assert_eq!(again.fingerprint(), ring.fingerprint());
@@ -304,11 +304,11 @@ mod tests {
     #[test]
     fn after_a_rotation_old_and_new_are_unwrapped_until_the_old_one_is_retired() {
         let (directory, ring) = ring();
-        let (old, wrapped) = ring.wrap(PLACE, &SealKey::new([7; KEY]));
+        let (old, wrapped) = ring.wrap(PLACE, random_bytes(), &SealKey::new([7; KEY]));
         assert!(ring.retire(old).unwrap_err().to_string().contains("rotate first"));
         let new = ring.rotate(2).unwrap();
         assert_eq!(ring.active(), new);
-        assert_eq!(ring.wrap(PLACE, &SealKey::new([7; KEY])).0, new);
+        assert_eq!(ring.wrap(PLACE, random_bytes(), &SealKey::new([7; KEY])).0, new);
         let again = Keyring::open(&directory.path().join("keyring"), 3).unwrap();
         assert!(again.unwrap(PLACE, old, &wrapped).is_ok());
         again.retire(old).unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::random_bytes;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::store::rows::WrappedKey;
@@ -80,7 +81,7 @@ async fn batch(store: &dyn Store, ring: &Keyring) -> Result<usize> {
     for key in keys {
         match ring.unwrap(key.of.place(), key.key, &key.wrapped) {
             Ok(plain) => {
-                let (id, wrapped) = ring.wrap(key.of.place(), &plain);
+                let (id, wrapped) = ring.wrap(key.of.place(), random_bytes(), &plain);
                 fresh.push(WrappedKey { key: id, wrapped, ..key });
             }
             Err(why) => tracing::error!(name = %key.of, error = %why, "a wrapped key cannot be unwrapped"),

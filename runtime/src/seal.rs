@@ -4,13 +4,13 @@
 //!
 //! Pure: no clock, no I/O. Nonces are handed in.
 
-use chacha20poly1305::aead::{Aead as _, Payload};
-use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305, XNonce};
+use chacha20::{R20, hchacha};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
 /// The first byte of everything that is sealed: version and suite.
 const VERSION: u8 = 1;
-const NONCE: usize = 24;
+pub(crate) const NONCE: usize = 24;
 const TAG: usize = 16;
 pub(crate) const KEY: usize = 32;
 /// Bytes of a wrapped key: version, nonce, key and tag.
@@ -23,15 +23,16 @@ pub(crate) type Nonce = [u8; NONCE];
 /// What a sealed value is, and of which row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place<'a> {
-    /// `payload_keys.wrapped` of an event.
+    /// `integration_events.wrapped`.
     PayloadKey {
         event: i64,
     },
-    /// `integration_events.payload`.
+    /// `integration_events.payload`. Bound to whether there is an envelope, so that nobody can take that away.
     Payload {
         event: i64,
+        has_envelope: bool,
     },
-    /// `integration_events.sealed`: headers and idempotency key.
+    /// `integration_events.sealed`: headers and idempotency key, where there is something to say.
     Envelope {
         event: i64,
     },
@@ -55,8 +56,11 @@ impl Place<'_> {
     /// Length-prefixed, so that no two places are written alike.
     fn bytes(self) -> Vec<u8> {
         let (table, name, row, part) = match self {
+            // The table that it was in before.
             Place::PayloadKey { event } => ("payload_keys.wrapped", "", event, 0),
-            Place::Payload { event } => ("integration_events.payload", "", event, 0),
+            Place::Payload { event, has_envelope } => {
+                ("integration_events.payload", "", event, u32::from(!has_envelope))
+            }
             Place::Envelope { event } => ("integration_events.sealed", "", event, 0),
             Place::Attempt { delivery, number } => ("delivery_attempts.sealed", "", delivery, number),
             Place::SecretKey { name, version } => ("secrets.wrapped", name, version, 0),
@@ -93,16 +97,30 @@ impl SealKey {
         SealKey(bytes)
     }
 
+    /// The key of one message and what is left of its nonce: XChaCha20-Poly1305 is ChaCha20-Poly1305 (RFC 8439) under
+    /// HChaCha20 of the key and the nonce's first 16 bytes (draft-irtf-cfrg-xchacha-03, section 2). Put together here,
+    /// because ring's assembler takes a third of the time that the crate for the whole takes for a short message.
+    fn message_key(&self, nonce: &Nonce) -> (LessSafeKey, ring::aead::Nonce) {
+        let (first, last) = nonce.split_at(16);
+        let (mut input, mut counter) = ([0; 16], [0; 12]);
+        input.copy_from_slice(first);
+        counter[4..].copy_from_slice(last);
+        let mut subkey = hchacha::<R20>(&self.0.into(), &input.into());
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("a key of 32 bytes");
+        subkey.as_mut_slice().zeroize();
+        (LessSafeKey::new(key), ring::aead::Nonce::assume_unique_for_key(counter))
+    }
+
     /// `version ‖ nonce ‖ ciphertext ‖ tag`: 41 bytes more than `plain`.
     pub(crate) fn seal(&self, place: Place<'_>, nonce: Nonce, plain: &[u8]) -> Vec<u8> {
-        let payload = Payload { msg: plain, aad: &place.bytes() };
-        let cipher = XChaCha20Poly1305::new(&self.0.into());
-        // It fails for messages of more than 2^38 bytes only.
-        let text = cipher.encrypt(&XNonce::from(nonce), payload).expect("a message of less than 256 GiB");
-        let mut sealed = Vec::with_capacity(1 + NONCE + text.len());
+        let mut sealed = Vec::with_capacity(1 + NONCE + plain.len() + TAG);
         sealed.push(VERSION);
         sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(&text);
+        sealed.extend_from_slice(plain);
+        let (key, nonce) = self.message_key(&nonce);
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(place.bytes()), &mut sealed[1 + NONCE..]);
+        // It fails for messages of more than 2^38 bytes only.
+        sealed.extend_from_slice(tag.expect("a message of less than 256 GiB").as_ref());
         sealed
     }
 
@@ -112,9 +130,11 @@ impl SealKey {
         if *version != VERSION || text.len() < TAG {
             return Err(Unopened);
         }
-        let nonce: Nonce = nonce.try_into().map_err(|_| Unopened)?;
-        let payload = Payload { msg: text, aad: &place.bytes() };
-        XChaCha20Poly1305::new(&self.0.into()).decrypt(&XNonce::from(nonce), payload).map_err(|_| Unopened)
+        let (key, nonce) = self.message_key(&nonce.try_into().map_err(|_| Unopened)?);
+        let mut plain = text.to_vec();
+        key.open_in_place(nonce, Aad::from(place.bytes()), &mut plain).map_err(|_| Unopened)?;
+        plain.truncate(text.len() - TAG);
+        Ok(plain)
     }
 
     /// Seals another key.
@@ -134,10 +154,11 @@ impl SealKey {
 mod tests {
     use super::*;
 
-    const EVERY: [Place<'static>; 9] = [
+    const EVERY: [Place<'static>; 10] = [
         Place::PayloadKey { event: 7 },
-        Place::Payload { event: 7 },
-        Place::Payload { event: 8 },
+        Place::Payload { event: 7, has_envelope: true },
+        Place::Payload { event: 7, has_envelope: false },
+        Place::Payload { event: 8, has_envelope: true },
         Place::Envelope { event: 7 },
         Place::Attempt { delivery: 7, number: 1 },
         Place::Attempt { delivery: 7, number: 2 },
@@ -149,14 +170,14 @@ mod tests {
     /// draft-irtf-cfrg-xchacha-03, appendix A.3.1: the cipher is what it says it is.
     #[test]
     fn the_published_vector_of_xchacha20_poly1305() {
-        let key: Vec<u8> = (0x80..=0x9f).collect();
-        let nonce: Vec<u8> = (0x40..=0x57).collect();
+        let key: [u8; KEY] = std::array::from_fn(|at| 0x80 + at as u8);
+        let nonce: Nonce = std::array::from_fn(|at| 0x40 + at as u8);
         let aad = hex::decode("50515253c0c1c2c3c4c5c6c7").unwrap();
-        let plain = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
-                      sunscreen would be it.";
-        let cipher = XChaCha20Poly1305::new_from_slice(&key).unwrap();
-        let nonce = XNonce::from(<[u8; NONCE]>::try_from(nonce.as_slice()).unwrap());
-        let text = cipher.encrypt(&nonce, Payload { msg: plain, aad: &aad }).unwrap();
+        let mut text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+                         sunscreen would be it."
+            .to_vec();
+        let (key, nonce) = SealKey::new(key).message_key(&nonce);
+        key.seal_in_place_append_tag(nonce, Aad::from(&aad), &mut text).unwrap();
         assert_eq!(hex::encode(&text[text.len() - TAG..]), "c0875924c1c7987947deafd8780acf49");
         assert_eq!(hex::encode(&text[..16]), "bd6d179d3e83d43b9576579493c0e939");
     }
@@ -177,7 +198,7 @@ mod tests {
 
     #[test]
     fn every_change_and_every_cut_is_noticed() {
-        let (key, place) = (SealKey::new([1; KEY]), Place::Payload { event: 7 });
+        let (key, place) = (SealKey::new([1; KEY]), Place::Payload { event: 7, has_envelope: true });
         let sealed = key.seal(place, [3; NONCE], b"content");
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::Catalog;
 use crate::clock::random_bytes;
@@ -11,7 +12,7 @@ use crate::event::{Content, DeliveryId, Event, EventId, NewEvent, Sealed, Subjec
 use crate::ingress::key::{self, Key};
 use crate::keyring::Keyring;
 use crate::personal::{self, Subject};
-use crate::seal::{Place, SealKey};
+use crate::seal::{KEY, NONCE, Nonce, Place, SealKey};
 
 /// What is about to become an event.
 pub(crate) struct Draft<'a> {
@@ -75,18 +76,24 @@ impl<'a> Draft<'a> {
 
     /// What nobody may see without a key of the ring.
     fn seal(&self, ring: &Keyring) -> (Arc<SealKey>, Sealed) {
-        let key = SealKey::new(random_bytes());
+        // Drawn at once, and no more than needed: asking the system costs as much as a seal. A nonce must not come twice
+        // under one key: the ring's key and the event's are two, and the envelope has the payload's with a bit turned.
+        let random: Zeroizing<[u8; KEY + NONCE]> = Zeroizing::new(random_bytes());
+        let key = SealKey::new(std::array::from_fn(|at| random[at]));
+        let nonce: Nonce = std::array::from_fn(|at| random[KEY + at]);
         let event = self.id.0;
-        let (ring_key, wrapped) = ring.wrap(Place::PayloadKey { event }, &key);
+        let (ring_key, wrapped) = ring.wrap(Place::PayloadKey { event }, nonce, &key);
         let shown = self.key.is_content.then_some(self.key.shown.as_str());
-        // Texts always serialise.
-        let envelope = serde_json::to_vec(&(&self.headers, shown)).unwrap_or_default();
-        let sealed = Sealed {
-            key: ring_key,
-            wrapped,
-            payload: key.seal(Place::Payload { event }, random_bytes(), &self.payload),
-            envelope: key.seal(Place::Envelope { event }, random_bytes(), &envelope),
-        };
+        let has_envelope = shown.is_some() || !self.headers.is_empty();
+        let envelope = has_envelope.then(|| {
+            // Texts always serialise.
+            let envelope = serde_json::to_vec(&(&self.headers, shown)).unwrap_or_default();
+            let mut turned = nonce;
+            turned[NONCE - 1] ^= 1;
+            key.seal(Place::Envelope { event }, turned, &envelope)
+        });
+        let payload = key.seal(Place::Payload { event, has_envelope }, nonce, &self.payload);
+        let sealed = Sealed { key: ring_key, wrapped, payload, envelope };
         (Arc::new(key), sealed)
     }
 }

@@ -451,8 +451,7 @@ impl Store for SqliteStore {
         let conn = &mut *self.readers.acquire().await?;
         let row = sqlx::query(
             "select id, source, event_type, status, created_at, parent_id, content, content_type, headers, payload, \
-             idempotency_key, sealed, key_id, wrapped from integration_events \
-             left join payload_keys on event_id = id where id = ?",
+             idempotency_key, sealed, key_id, wrapped from integration_events where id = ?",
         )
         .bind(id.0)
         .fetch_optional(&mut *conn)
@@ -530,9 +529,9 @@ impl Store for SqliteStore {
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
         let rows = sqlx::query(
             "select l.delivery_id, l.event_id, e.event_type, l.endpoint_id, l.reason, l.http_status, l.code, \
-             l.message, d.tries, l.created_at, k.key_id, k.wrapped, a.sealed \
+             l.message, d.tries, l.created_at, e.key_id, e.wrapped, a.sealed \
              from dead_letter l join integration_events e on e.id = l.event_id \
-             join webhook_deliveries d on d.id = l.delivery_id left join payload_keys k on k.event_id = l.event_id \
+             join webhook_deliveries d on d.id = l.delivery_id \
              left join delivery_attempts a on a.delivery_id = l.delivery_id and a.number = d.tries \
              where l.delivery_id < ?1 and (?2 is null or l.endpoint_id = ?2) order by l.delivery_id desc limit ?3",
         )

@@ -55,9 +55,14 @@ impl Stored<'_> {
         let event = self.event;
         let key = ring.unwrap(Place::PayloadKey { event }, id, wrapped).map_err(|why| why.to_string())?;
         let open = |place, sealed| key.open(place, sealed).map_err(|why| why.to_string());
-        let payload = open(Place::Payload { event }, self.payload)?;
-        let envelope = open(Place::Envelope { event }, self.envelope.unwrap_or_default())?;
-        let (headers, shown) = serde_json::from_slice(&envelope).map_err(|_| "its envelope is damaged")?;
+        let payload = open(Place::Payload { event, has_envelope: self.envelope.is_some() }, self.payload)?;
+        let (headers, shown) = match self.envelope {
+            Some(envelope) => {
+                let envelope = open(Place::Envelope { event }, envelope)?;
+                serde_json::from_slice(&envelope).map_err(|_| "its envelope is damaged")?
+            }
+            None => Default::default(),
+        };
         Ok(Opened { headers, payload: payload.into(), shown, content: Content::Sealed(Arc::new(key)) })
     }
 }
@@ -107,7 +112,7 @@ pub(super) async fn set_keyring(conn: &mut SqliteConnection, fingerprint: &[u8])
 
 pub(super) async fn wrapped(readers: &SqlitePool) -> Result<Vec<(KeyId, u64)>> {
     let rows = sqlx::query(
-        "select key_id, count(*) from (select key_id from payload_keys union all select key_id from secrets) group by 1",
+        "select key_id, count(*) from (select key_id from integration_events where key_id is not null union all select key_id from secrets) group by 1",
     );
     let rows = rows.fetch_all(readers).await?;
     rows.iter().map(|row| Ok((KeyId(row.try_get(0)?), row.try_get::<i64, _>(1)? as u64))).collect()
@@ -115,8 +120,8 @@ pub(super) async fn wrapped(readers: &SqlitePool) -> Result<Vec<(KeyId, u64)>> {
 
 pub(super) async fn wrapped_before(readers: &SqlitePool, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
     let rows = sqlx::query(
-        "select event_id, key_id, wrapped, null from payload_keys where key_id < ?1 \
-         union all select event_id, key_id, wrapped, null from payload_keys where key_id > ?1 \
+        "select id, key_id, wrapped, null from integration_events where key_id < ?1 \
+         union all select id, key_id, wrapped, null from integration_events where key_id > ?1 \
          union all select version, key_id, wrapped, name from secrets where key_id <> ?1 limit ?2",
     )
     .bind(active.0)
@@ -138,7 +143,7 @@ pub(super) async fn rewrap(conn: &mut SqliteConnection, keys: &[WrappedKey]) -> 
     for key in keys {
         let change = match &key.of {
             KeyOf::Event(event) => {
-                sqlx::query("update payload_keys set key_id = ?, wrapped = ? where key_id = ? and event_id = ?")
+                sqlx::query("update integration_events set key_id = ?, wrapped = ? where key_id = ? and id = ?")
                     .bind(key.key.0)
                     .bind(key.wrapped.clone())
                     .bind(key.was.0)
@@ -169,11 +174,10 @@ const FORGET: &[&str] = &[
     // The keyed hash of what it was ordered by, of deliveries that have ended.
     "update webhook_deliveries set ordering_key = null where id > ?1 and id < ?2 and ordering_key is not null \
      and status not in (0, 1, 5)",
-    "delete from payload_keys where event_id = ?1",
     "delete from subject_index where event_id = ?1",
     // Of a sealed event the column holds a key in clear only where it is no content.
     "update integration_events set idempotency_key = case when content = 1 then idempotency_key else '' end, \
-     content = ?3, payload = x'', headers = null, sealed = null where id = ?1 and content < 2",
+     content = ?3, payload = x'', headers = null, sealed = null, key_id = null, wrapped = null where id = ?1 and content < 2",
 ];
 
 /// Empties an event's content and everything that was said about it, and sets `state`, which is expired or erased: rows
@@ -216,8 +220,8 @@ mod tests {
     /// Key, payload and envelope of an event, as its row holds them.
     fn row(ring: &Keyring, event: i64, content: &str) -> (KeyId, Vec<u8>, Vec<u8>, Vec<u8>) {
         let key = SealKey::new(random_bytes());
-        let (id, wrapped) = ring.wrap(Place::PayloadKey { event }, &key);
-        let payload = key.seal(Place::Payload { event }, random_bytes(), content.as_bytes());
+        let (id, wrapped) = ring.wrap(Place::PayloadKey { event }, random_bytes(), &key);
+        let payload = key.seal(Place::Payload { event, has_envelope: true }, random_bytes(), content.as_bytes());
         (id, wrapped, payload, key.seal(Place::Envelope { event }, random_bytes(), b"[[], \"key\"]"))
     }
 
@@ -225,12 +229,13 @@ mod tests {
     fn a_row_opens_as_itself_and_with_anothers_parts_not_at_all() {
         let (_directory, ring) = ring();
         let (mine, other) = (row(&ring, 1, "mine"), row(&ring, 2, "other"));
-        let open = |event, key: &(KeyId, Vec<u8>, Vec<u8>, Vec<u8>), payload: &[u8], envelope: &[u8]| {
+        let open_with = |event, key: &(KeyId, Vec<u8>, Vec<u8>, Vec<u8>), payload: &[u8], envelope: Option<&[u8]>| {
             let content = ContentState::Sealed;
             let key = Some((key.0, &key.1[..]));
-            let opened = Stored { event, content, headers: None, payload, envelope: Some(envelope), key }.open(&ring);
+            let opened = Stored { event, content, headers: None, payload, envelope, key }.open(&ring);
             matches!(opened.content, Content::Sealed(_)).then_some((opened.payload, opened.shown))
         };
+        let open = |event, key, payload, envelope| open_with(event, key, payload, Some(envelope));
         assert_eq!(open(1, &mine, &mine.2, &mine.3), Some(("mine".into(), Some("key".into()))));
         assert_eq!(open(1, &mine, &other.2, &mine.3), None, "another's payload");
         assert_eq!(open(1, &mine, &mine.2, &other.3), None, "another's envelope");
@@ -239,6 +244,7 @@ mod tests {
         let stranger = (KeyId(mine.0.0 ^ 1), mine.1.clone(), Vec::new(), Vec::new());
         assert_eq!(open(1, &stranger, &mine.2, &mine.3), None, "a key that the ring does not have");
         assert_eq!(open(1, &mine, b"mine", &mine.3), None, "clear text where it should be sealed");
+        assert_eq!(open_with(1, &mine, &mine.2, None), None, "its envelope taken away");
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub(super) fn accept(db: &Connection, known: Known<'_>, node: i64, new: &NewEven
     }
     db.prepare_cached(
         "insert into integration_events (id, source, event_type, status, created_at, idempotency_key, content_type, \
-         headers, parent_id, payload, content, sealed) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         headers, parent_id, payload, content, sealed, key_id, wrapped) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         event.id.0,
@@ -111,11 +111,9 @@ pub(super) fn accept(db: &Connection, known: Known<'_>, node: i64, new: &NewEven
         new.sealed.as_ref().map_or(&event.payload[..], |sealed| &sealed.payload),
         if new.sealed.is_some() { ContentState::Sealed } else { ContentState::Clear } as i64,
         new.sealed.as_ref().map(|sealed| &sealed.envelope),
+        new.sealed.as_ref().map(|sealed| sealed.key.0),
+        new.sealed.as_ref().map(|sealed| &sealed.wrapped),
     ])?;
-    if let Some(sealed) = &new.sealed {
-        db.prepare_cached("insert into payload_keys (event_id, key_id, wrapped) values (?, ?, ?)")?
-            .execute(params![event.id.0, sealed.key.0, sealed.wrapped])?;
-    }
     for key in &new.subjects {
         db.prepare_cached("insert or ignore into subject_index (kind, subject, event_id) values (?, ?, ?)")?
             .execute(params![key.kind as i64, key.subject, event.id.0])?;
@@ -282,7 +280,7 @@ macro_rules! select_deliveries {
         concat!(
             "select d.id, d.endpoint_id, d.route_id, d.queue_id, d.priority, d.tries, d.charged, d.ordering_key, e.id, ",
             "e.source, e.event_type, e.created_at, e.content_type, e.headers, e.parent_id, e.payload, e.content, ",
-            "e.sealed, k.key_id, k.wrapped from ",
+            "e.sealed, e.key_id, e.wrapped from ",
             $from
         )
     };
@@ -292,7 +290,7 @@ pub(super) fn claim(db: &Connection, ring: &Keyring, node: i64, endpoint: i64, l
     let deliveries: Vec<Delivery> = db
         .prepare_cached(select_deliveries!(
             "webhook_deliveries d join integration_events e on e.id = d.event_id \
-             left join payload_keys k on k.event_id = e.id where d.node_id = 0 and d.endpoint_id = ? and d.status = 0 and (d.ordering_key is null or not exists \
+             where d.node_id = 0 and d.endpoint_id = ? and d.status = 0 and (d.ordering_key is null or not exists \
              (select 1 from webhook_deliveries b where b.endpoint_id = d.endpoint_id \
              and b.ordering_key = d.ordering_key and b.id < d.id and b.status in (0, 1, 5))) \
              order by d.priority desc, d.id limit ?"
@@ -309,8 +307,7 @@ pub(super) fn promote(db: &Connection, ring: &Keyring, node: i64, now_ms: u64, l
     let due: Vec<Delivery> = db
         .prepare_cached(select_deliveries!(
             "(select delivery_id from retry_queue where next_retry_at <= ? order by next_retry_at limit ?) r \
-             join webhook_deliveries d on d.id = r.delivery_id join integration_events e on e.id = d.event_id \
-             left join payload_keys k on k.event_id = e.id"
+             join webhook_deliveries d on d.id = r.delivery_id join integration_events e on e.id = d.event_id"
         ))?
         .query_map(params![now_ms as i64, limit], |row| delivery(row, ring))?
         .collect::<Result<_>>()?;

@@ -151,7 +151,7 @@ pub(super) async fn contents(
 ) -> Result<Vec<ContentRow>> {
     let mut rows = sqlx::query(
         "select e.id, e.source, e.event_type, e.created_at, e.parent_id, e.content, e.headers, e.payload, e.sealed, \
-         k.key_id, k.wrapped from integration_events e left join payload_keys k on k.event_id = e.id \
+         e.key_id, e.wrapped from integration_events e \
          where e.id > ? and e.id <= ? and e.content < 2 order by e.id limit ?",
     )
     .bind(after.0)

@@ -55,7 +55,7 @@ pub(super) async fn put(
         .execute(&mut *conn)
         .await?;
     let key = SealKey::new(random_bytes());
-    let (id, wrapped) = ring.wrap(Place::SecretKey { name, version }, &key);
+    let (id, wrapped) = ring.wrap(Place::SecretKey { name, version }, random_bytes(), &key);
     sqlx::query("insert into secrets (name, version, key_id, wrapped, sealed, created_at) values (?, ?, ?, ?, ?, ?)")
         .bind(name.to_owned())
         .bind(version)
