@@ -11,8 +11,9 @@ GUESTS = $(dir $(wildcard tests/guests/*/Cargo.toml))
 run: components
 	$(HUB) demo
 
+# Beside servers of its own, as far as they are installed or can be; its last line says what could not be tested.
 test: components official-clients
-	$(CARGO) test --workspace --exclude 'tomada-guest-*'
+	@.ci/databases run -- $(CARGO) test --workspace --exclude 'tomada-guest-*'
 
 hub:
 	$(CARGO) build -p tomada

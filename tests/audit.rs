@@ -433,6 +433,9 @@ fn at_the_database(data: &Path, sql: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_done_to_the_log_is_found_and_named() {
     let hub = TestHub::start("[endpoints.shop]\nconnector = \"webhook\"\nhosts = [\"shop.example\"]\nsettings = { url = \"https://shop.example\" }\n").await;
+    if !hub.is_on_a_file("what was done to the audit log is found and named") {
+        return hub.finish(&[]).await;
+    }
     for _ in 0..3 {
         hub.post("/api/endpoints/shop/pause", json!({ "reason": "x" })).await;
         hub.post("/api/endpoints/shop/resume", json!({})).await;
@@ -494,7 +497,11 @@ async fn what_was_done_to_the_log_is_found_and_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_database_is_found_and_stays_on_record() {
     let mut old = None;
-    let hub = TestHub::start("").await.restart_meanwhile(|data| old = Some(copy(data))).await;
+    let hub = TestHub::start("").await;
+    if !hub.is_on_a_file("an older database is found") {
+        return hub.finish(&[]).await;
+    }
+    let hub = hub.restart_meanwhile(|data| old = Some(copy(data))).await;
     let old = old.expect("a copy");
     let (_, id) = Caller::of(&hub, json!({ "role": "reader" })).await;
     let known = log(&hub, "").await.len() as i64 + 1;
@@ -594,9 +601,10 @@ async fn the_command_line_lists_and_verifies() {
     let (code, json, _) = run(&["audit", "verify", "--json"]).await;
     assert_eq!((code, serde_json::from_str::<Value>(&json).expect("JSON")["ok"].as_bool()), (Some(0), Some(true)));
     // While the hub runs, from its files alone.
-    let directory = hub.directory();
-    let (code, said) = tomada(&directory, &["audit", "verify", "--offline"]);
-    assert!(code == Some(0) && said.starts_with("the audit log is whole: "), "{said}");
+    if hub.is_on_a_file("audit verify --offline") {
+        let (code, said) = tomada(&hub.directory(), &["audit", "verify", "--offline"]);
+        assert!(code == Some(0) && said.starts_with("the audit log is whole: "), "{said}");
+    }
     let (code, said) = tomada(Path::new("nowhere"), &["audit", "verify"]);
     assert!(code == Some(1) && said.contains("say with --data where a hub lives"), "{said}");
     hub.finish(&[]).await;

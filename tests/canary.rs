@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tomada::app::{api_routes, api_scopes};
 
+use crate::harness::Place;
 use crate::harness::partner::{self, Partner};
 use crate::harness::process::HubProcess;
 use crate::harness::smtp::{SmtpServer, Terms};
@@ -658,12 +659,11 @@ async fn no_marker_shows_in_what_a_process_writes() {
     let watched = Watched::new();
     for format in [&[][..], &["--log-json"]] {
         let (target, smtp) = (Teller::start().await, SmtpServer::start(Terms::default()).await);
-        let directory = tempfile::TempDir::new().expect("a directory");
+        let place = Place::new();
         let secrets = Secrets(tempfile::TempDir::new().expect("a directory"));
-        let (file, log) = (directory.path().join("tomada.toml"), directory.path().join("log"));
+        let (file, log) = (place.path("tomada.toml"), place.path("log"));
         std::fs::write(&file, configuration_of_files(&configuration(&target, &smtp, &secrets))).expect("it is written");
-        let data = directory.path().join("hub");
-        let hub = HubProcess::start_traced_with(&data, &file, &log, format).await;
+        let hub = HubProcess::start_traced_with(&place, &file, &log, format).await;
         let mut searched = Searched::default();
         let mut sender = Sender { partner: Partner::of(&hub.url, PATH).await, secret: marker("secret: source") };
         for event in ["order.done", "order.rejected", "order.traps", "order.broken"] {
@@ -687,14 +687,12 @@ async fn no_marker_shows_in_what_a_process_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_keeps_its_memory() {
     use std::os::unix::fs::MetadataExt as _;
-    let directory = tempfile::TempDir::new().expect("a directory");
-    let file = directory.path().join("tomada.toml");
+    let place = Place::new();
+    let file = place.path("tomada.toml");
     std::fs::write(&file, "").expect("it is written");
-    let ours = std::fs::metadata(directory.path()).expect("it is ours").uid();
+    let ours = std::fs::metadata(place.directory()).expect("it is ours").uid();
     for (more, limit) in [(&[][..], Some("0")), (&["--debuggable"], None)] {
-        let hub =
-            HubProcess::start_traced_with(&directory.path().join("hub"), &file, &directory.path().join("log"), more)
-                .await;
+        let hub = HubProcess::start_traced_with(&place, &file, &place.path("log"), more).await;
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", hub.pid())).expect("linux");
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
         let hard = core.split_whitespace().nth(5).expect("a limit");

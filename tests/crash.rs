@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use crate::harness::Place;
 use crate::harness::eventually;
 use crate::harness::partner::{Partner, source};
 use crate::harness::process::HubProcess;
@@ -32,20 +32,19 @@ impl Ledger {
 /// Kills the hub `crashes` times under load, lets the last one finish, and compares.
 async fn crash(crashes: u64, fault: Option<&str>) -> Ledger {
     let target = Target::start().await;
-    let directory = TempDir::new().expect("a directory");
-    let config = directory.path().join("tomada.toml");
+    let place = Place::new();
+    let config = place.path("tomada.toml");
     let mut toml = source(PATH, "order.created");
     toml += &target.endpoint("shop");
     toml += "retry = { attempts = 20, delays_s = [0.05], jitter = 0 }\n";
     toml += &format!("[connectors.webhook]\nfile = {:?}\n", crate::harness::components::path("webhook"));
     toml += "[[routes]]\nevent = \"order.created\"\nendpoint = \"shop\"\n";
     std::fs::write(&config, toml).expect("the configuration is written");
-    let data = directory.path().join("hub");
 
     let acknowledged = Arc::new(Mutex::new(HashSet::new()));
     let number = Arc::new(AtomicU64::new(0));
     for crash in 0..crashes {
-        let hub = HubProcess::start(&data, &config, fault).await;
+        let hub = HubProcess::start(&place, &config, fault).await;
         let stop = Arc::new(AtomicBool::new(false));
         let load: Vec<_> = (0..CONNECTIONS)
             .map(|_| tokio::spawn(send(hub.url.clone(), acknowledged.clone(), number.clone(), stop.clone())))
@@ -59,7 +58,7 @@ async fn crash(crashes: u64, fault: Option<&str>) -> Ledger {
             task.await.expect("the load ends");
         }
     }
-    let hub = HubProcess::start(&data, &config, None).await;
+    let hub = HubProcess::start(&place, &config, None).await;
     eventually("all is delivered", async || {
         let endpoint = hub.get("/api/endpoints").await["items"][0].clone();
         endpoint["owed"] == 0 && endpoint["waiting"] == 0

@@ -3,9 +3,11 @@
 
 pub(crate) mod carinho;
 pub(crate) mod components;
+pub(crate) mod database;
 pub(crate) mod misfits;
 pub(crate) mod partner;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod smtp;
 pub(crate) mod target;
 pub(crate) mod trace;
@@ -14,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use database::Database;
 use serde_json::Value;
 use tempfile::TempDir;
 use tomada::app::{Hub, Options};
@@ -31,7 +34,41 @@ pub(crate) struct TestHub {
     pub(crate) url: String,
     key: String,
     hub: Option<Hub>,
-    data: Option<TempDir>,
+    place: Option<Place>,
+}
+
+/// What is there with and without a hub: its data directory, in a directory that the test may use as well, and its database.
+pub(crate) struct Place {
+    directory: TempDir,
+    database: Database,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place::on(TempDir::new().expect("a directory"))
+    }
+
+    fn on(directory: TempDir) -> Place {
+        Place { directory, database: Database::new() }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The data directory.
+    fn data(&self) -> PathBuf {
+        self.path("hub")
+    }
+
+    /// Every byte that the database's files hold, or every value of its tables.
+    pub(crate) fn database(&self) -> Vec<u8> {
+        self.database.bytes(&self.data())
+    }
 }
 
 impl TestHub {
@@ -42,26 +79,38 @@ impl TestHub {
 
     /// The same, with a configuration that was read elsewhere.
     pub(crate) async fn start_with(data: TempDir, config: Config) -> TestHub {
-        TestHub::start_on(data, Clock::manual(START_MS), Some(config)).await
+        TestHub::start_on(Place::on(data), Clock::manual(START_MS), Some(config)).await
     }
 
-    async fn start_on(data: TempDir, clock: Clock, config: Option<Config>) -> TestHub {
+    async fn start_on(place: Place, clock: Clock, config: Option<Config>) -> TestHub {
         trace::begin();
-        let hub = open(data.path(), clock.clone(), config).await.expect("the hub starts");
-        TestHub { clock, url: hub.url.clone(), key: hub.admin_key.clone(), hub: Some(hub), data: Some(data) }
+        let hub = open(&place, clock.clone(), config).await.expect("the hub starts");
+        TestHub { clock, url: hub.url.clone(), key: hub.admin_key.clone(), hub: Some(hub), place: Some(place) }
     }
 
-    /// Every byte that the database's files hold.
+    fn place(&self) -> &Place {
+        self.place.as_ref().expect("it has a place")
+    }
+
+    /// Every byte that the database's files hold, or every value of its tables.
     pub(crate) fn database(&self) -> Vec<u8> {
-        let files =
-            ["tomada.db", "tomada.db-wal"].map(|name| std::fs::read(self.directory().join(name)).unwrap_or_default());
-        files.concat()
+        self.place().database()
+    }
+
+    /// The one number that a query of the database answers.
+    pub(crate) fn number(&self, query: &str) -> i64 {
+        self.place().database.number(&self.directory(), query)
+    }
+
+    /// Whether the database is a file; see [`Database::is_a_file`].
+    pub(crate) fn is_on_a_file(&self, test: &str) -> bool {
+        self.place().database.is_a_file(test)
     }
 
     /// Stops the hub, so that a test can lay hands on its files.
     pub(crate) async fn halt(mut self) -> Halted {
         self.hub.take().expect("it runs").stop().await.expect("the hub stops");
-        Halted { data: self.data.take().expect("it has a directory"), clock: self.clock.clone() }
+        Halted { place: self.place.take().expect("it has a place"), clock: self.clock.clone() }
     }
 
     /// Stops the hub and starts it on the same directory, without a configuration: what it knows is in the database.
@@ -73,15 +122,15 @@ impl TestHub {
     pub(crate) async fn restart_after(mut self, pause: Duration) -> TestHub {
         self.hub.take().expect("it runs").stop().await.expect("the hub stops");
         self.clock.advance(pause);
-        let data = self.data.take().expect("it has a directory");
-        TestHub::start_on(data, self.clock.clone(), None).await
+        let place = self.place.take().expect("it has a place");
+        TestHub::start_on(place, self.clock.clone(), None).await
     }
 
-    /// The same, after whatever somebody does to the directory while no hub runs on it.
+    /// The same, after whatever somebody does to the directory while no hub runs on it. The database has to be a file.
     pub(crate) async fn restart_meanwhile(mut self, meanwhile: impl FnOnce(&Path)) -> TestHub {
         self.hub.take().expect("it runs").stop().await.expect("the hub stops");
-        let data = self.data.take().expect("it has a directory");
-        let directory = data.path().join("hub");
+        let place = self.place.take().expect("it has a place");
+        let directory = place.data();
         // Its last connections end a little later; only then can the write-ahead log go, with which the file is whole.
         eventually("the database is closed", async || {
             let database = rusqlite::Connection::open(directory.join("tomada.db")).expect("the database");
@@ -91,12 +140,12 @@ impl TestHub {
         })
         .await;
         meanwhile(&directory);
-        TestHub::start_on(data, self.clock.clone(), None).await
+        TestHub::start_on(place, self.clock.clone(), None).await
     }
 
     /// The data directory.
     pub(crate) fn directory(&self) -> PathBuf {
-        self.data.as_ref().expect("it has a directory").path().join("hub")
+        self.place().data()
     }
 
     /// Applies another configuration.
@@ -174,39 +223,41 @@ impl TestHub {
 
 /// A hub that does not run.
 pub(crate) struct Halted {
-    data: TempDir,
+    place: Place,
     clock: Clock,
 }
 
 impl Halted {
     pub(crate) fn directory(&self) -> PathBuf {
-        self.data.path().join("hub")
+        self.place.data()
     }
 
     pub(crate) async fn start(self) -> TestHub {
-        TestHub::start_on(self.data, self.clock, None).await
+        TestHub::start_on(self.place, self.clock, None).await
     }
 
     /// Why a hub does not start on these files.
     pub(crate) async fn refused(&self) -> String {
-        match open(self.data.path(), self.clock.clone(), None).await {
+        match open(&self.place, self.clock.clone(), None).await {
             Ok(_) => panic!("the hub started"),
             Err(error) => format!("{error:#}"),
         }
     }
 }
 
-async fn open(data: &Path, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
+async fn open(place: &Place, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
     let config = config.map(|config| {
         let components = components_of(&config);
         (config, components)
     });
     Hub::start(Options {
-        data: data.join("hub"),
+        data: place.data(),
+        database: place.database.url(),
         listen: ([127, 0, 0, 1], 0).into(),
         clock,
         compiler: components::tomada(),
         config,
+        redis: None,
     })
     .await
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tomada::app::{ApiRoute, api_routes, api_scopes};
 use tomada::client::{Answer, Client, admin_key};
 
+use crate::harness::Place;
 use crate::harness::partner::Partner;
 use crate::harness::process::HubProcess;
 use crate::harness::target::Target;
@@ -402,13 +403,13 @@ async fn the_last_use_is_written_once_a_minute() {
 /// The key of the machine is shown at the first start and never again; the commands there go on after its rotation.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_key_is_shown_once() {
-    let directory = tempfile::TempDir::new().expect("a directory");
-    let (data, file) = (directory.path().join("hub"), directory.path().join("tomada.toml"));
+    let place = Place::new();
+    let (data, file) = (place.path("hub"), place.path("tomada.toml"));
     std::fs::write(&file, "").expect("the configuration is written");
     let mut keys = Vec::new();
     for start in ["first", "second", "third"] {
-        let log = directory.path().join(start);
-        let hub = HubProcess::start_traced(&data, &file, &log).await;
+        let log = place.path(start);
+        let hub = HubProcess::start_traced(&place, &file, &log).await;
         let key = admin_key(&data).expect("a key");
         eventually("the hub logs", async || {
             std::fs::read_to_string(&log)

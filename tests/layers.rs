@@ -14,19 +14,21 @@ const FLOORS: &[&[&str]] = &[
     &["app"],
     // The doors.
     &["admin"],
+    &["follow"],
     &["ingress", "worker", "scheduler"],
     // The rooms.
     &["privacy"],
     &["apply"],
     &["retention"],
-    &["registry", "committer", "rewrap", "audit"],
+    &["registry", "committer", "queue::keeper", "rewrap", "audit"],
+    &["membership"],
     &["listen", "keys", "plugin", "queue", "sync"],
     &["catalog"],
     &["plugin::manifest"],
     // The cellar.
     &["store"],
     // The stones.
-    &["metrics", "record"],
+    &["metrics", "record", "signals"],
     &["delivery"],
     &["event"],
     &["keyring"],
@@ -53,7 +55,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("chrono_tz", &["config"]),
     ("lettre", &["outbound"]),
     ("crc32fast", &["keys"]),
-    ("redis", &[]),
+    ("redis", &["signals"]),
     ("tracing_subscriber", &["telemetry"]),
     ("axum", &["ingress", "ingress::key", "ingress::verify", "admin", "app", "listen", "problem", "bench", "demo"]),
     ("hyper", &["client", "send", "bench", "demo"]),
@@ -118,7 +120,9 @@ pub(crate) fn files() -> Vec<(String, String)> {
         let name = path.strip_prefix(source()).expect("below src").to_str().expect("utf-8").to_owned();
         (name, code.join("\n"))
     };
-    paths.into_iter().map(read).filter(|(name, _)| !name.ends_with("/tests.rs") && name != "config/cases.rs").collect()
+    let is_test =
+        |name: &str| name.ends_with("/tests.rs") || name == "config/cases.rs" || name.starts_with("store/conformance");
+    paths.into_iter().map(read).filter(|(name, _)| !is_test(name)).collect()
 }
 
 /// The module of the house that a path of names belongs to, and its floor.
@@ -217,4 +221,22 @@ fn pure_files_are_pure() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Whoever adds a method to `Store` says there what every database has to do.
+#[test]
+fn the_conformance_suite_calls_every_method_of_the_store() {
+    let read = |path: PathBuf| fs::read_to_string(path).expect("the file can be read");
+    let text = read(source().join("store.rs"));
+    let (_, methods) = text.split_once("pub(crate) trait Store").expect("the trait is in store.rs");
+    let methods = methods.split("\n}\n").next().unwrap_or_default();
+    let cases: String = fs::read_dir(source().join("store/conformance"))
+        .expect("the suite can be read")
+        .map(|entry| read(entry.expect("an entry").path()))
+        .collect();
+    let name = |rest: &str| rest.split('(').next().unwrap_or_default().to_owned();
+    let names: Vec<String> = methods.split("async fn ").skip(1).map(name).collect();
+    assert!(names.len() > 70, "only {} methods were found", names.len());
+    let left_out: Vec<&String> = names.iter().filter(|name| !cases.contains(&format!(".{name}("))).collect();
+    assert!(left_out.is_empty(), "no case calls {left_out:?}");
 }

@@ -4,6 +4,7 @@
 
 mod audit;
 mod canary;
+mod cluster;
 mod crash;
 mod doors;
 mod fairness;
@@ -24,6 +25,7 @@ mod plain;
 mod predecessor;
 mod privacy;
 mod record;
+mod redis;
 mod retention;
 mod retry;
 mod schedules;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tempfile::TempDir;
 
+use crate::harness::Place;
 use crate::harness::partner::{Partner, source};
 use crate::harness::process::HubProcess;
 use crate::harness::target::Target;
@@ -21,20 +21,19 @@ fn config(endpoint: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_in_the_middle_of_a_try_repeats_nothing() {
     let target = Target::start().await;
-    let directory = TempDir::new().expect("a directory");
-    let file = directory.path().join("tomada.toml");
+    let place = Place::new();
+    let file = place.path("tomada.toml");
     let component = format!("[connectors.webhook]\nfile = {:?}\n", components::path("webhook"));
     std::fs::write(&file, config(&target.endpoint("shop")) + &component).expect("the configuration is written");
-    let data = directory.path().join("hub");
 
-    let hub = HubProcess::start(&data, &file, None).await;
+    let hub = HubProcess::start(&place, &file, None).await;
     let held = target.hold().await;
     let (id, _) = Partner::of(&hub.url, PATH).await.send(&json!({ "order": 1 })).await;
     target.wait_for(1).await;
     hub.kill();
     drop(held);
 
-    let hub = HubProcess::start(&data, &file, None).await;
+    let hub = HubProcess::start(&place, &file, None).await;
     let letter = hub.get("/api/dead-letters").await["items"][0].clone();
     assert_eq!((&letter["event"], &letter["reason"]), (&json!(id), &json!("interrupted")));
     assert_eq!((&letter["code"], &letter["attempts"]), (&json!("outcome-unknown"), &json!(1)));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::harness::Place;
 use crate::harness::partner::{Partner, source};
 use crate::harness::process::HubProcess;
 use crate::harness::target::{Got, Target};
@@ -80,29 +81,29 @@ fn notices(target: &Target) -> Vec<Got> {
     target.got().into_iter().filter(|got| got.header("x-event-type") == "subject.erased").collect()
 }
 
-/// No file of the hub holds any of the markers.
+/// Neither the database nor a file of the hub holds any of the markers.
 fn assert_gone(hub: &TestHub, markers: &[&str]) {
-    let mut looked_at = 0;
+    let database = hub.database();
+    assert!(!database.is_empty(), "the database was looked at");
+    for marker in markers {
+        let found = database.windows(marker.len()).any(|window| window == marker.as_bytes());
+        assert!(!found, "the database holds {marker:?}");
+    }
     for file in std::fs::read_dir(hub.directory()).expect("the hub's directory") {
         let path = file.expect("a file").path();
         if !path.is_file() {
             continue;
         }
         let bytes = std::fs::read(&path).expect("the file can be read");
-        looked_at += usize::from(path.extension().is_some_and(|end| end == "db" || end == "db-wal"));
         for marker in markers {
             let found = bytes.windows(marker.len()).position(|window| window == marker.as_bytes());
             assert_eq!(found, None, "{} holds {marker:?}", path.display());
         }
     }
-    assert!(looked_at >= 1, "the database was looked at");
 }
 
 fn is_there(hub: &TestHub, marker: &str) -> bool {
-    ["tomada.db", "tomada.db-wal"].iter().any(|name| {
-        let bytes = std::fs::read(hub.directory().join(name)).unwrap_or_default();
-        bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
-    })
+    hub.database().windows(marker.len()).any(|window| window == marker.as_bytes())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -499,13 +500,13 @@ async fn descendants_go_too_and_so_do_events_about_two() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erasure_goes_on_after_a_crash() {
     let target = Target::start().await;
-    let directory = TempDir::new().expect("a directory");
-    let (file, data) = (directory.path().join("tomada.toml"), directory.path().join("hub"));
+    let place = Place::new();
+    let file = place.path("tomada.toml");
     let component = format!("[connectors.webhook]\nfile = {:?}\n", components::path("webhook"));
     let slow = format!("{}\nrate_per_s = 1\n{}", target.endpoint("slow"), route("slow"));
     std::fs::write(&file, personal(false) + &target.endpoint("shop") + &route("shop") + &slow + &component)
         .expect("written");
-    let hub = HubProcess::start(&data, &file, Some("end-while-erasing")).await;
+    let hub = HubProcess::start(&place, &file, Some("end-while-erasing")).await;
     let mut partner = Partner::of(&hub.url, PATH).await;
     for key in ["1", "2", "3"] {
         partner.send(&ana(key)).await;
@@ -517,7 +518,7 @@ async fn an_erasure_goes_on_after_a_crash() {
     hub.kill();
     let before = target.got().iter().filter(|got| got.header("x-event-type") == "order.created").count();
 
-    let hub = HubProcess::start(&data, &file, None).await;
+    let hub = HubProcess::start(&place, &file, None).await;
     eventually("it is complete", async || hub.get("/api/privacy/erasures").await["items"][0]["state"] == "complete")
         .await;
     let erasure = hub.get("/api/privacy/erasures").await["items"][0].clone();
@@ -526,11 +527,9 @@ async fn an_erasure_goes_on_after_a_crash() {
     assert_eq!(before, after, "nothing of hers goes out meanwhile");
     assert!(!notices(&target).is_empty());
     hub.kill();
-    for name in ["tomada.db", "tomada.db-wal"] {
-        let bytes = std::fs::read(data.join(name)).unwrap_or_default();
-        for marker in MARKERS {
-            assert!(!bytes.windows(marker.len()).any(|window| window == marker.as_bytes()), "{name} holds {marker}");
-        }
+    let bytes = place.database();
+    for marker in MARKERS {
+        assert!(!bytes.windows(marker.len()).any(|window| window == marker.as_bytes()), "the database holds {marker}");
     }
 }
 

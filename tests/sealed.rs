@@ -100,10 +100,8 @@ async fn what_is_said_about_a_sealed_event_is_sealed_too() {
 
     assert!(!holds(&hub.database(), MARKER), "the database holds content");
     // The words themselves stand in the component, which is stored too.
-    let database = rusqlite::Connection::open(hub.directory().join("tomada.db")).expect("the database");
-    let clear = |table: &str, columns: &str| -> i64 {
-        let query = format!("select count(*) from {table} where coalesce({columns}, null) is not null");
-        database.query_row(&query, [], |row| row.get(0)).expect("a count")
+    let clear = |table: &str, columns: &str| {
+        hub.number(&format!("select count(*) from {table} where coalesce({columns}, null) is not null"))
     };
     assert_eq!(clear("delivery_attempts", "message, log"), 0);
     assert_eq!(clear("dead_letter", "message"), 0);

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tempfile::TempDir;
 use tomada::demo::standins::StandIns;
 
+use crate::harness::Place;
 use crate::harness::carinho::turned;
 use crate::harness::eventually_within;
 use crate::harness::process::HubProcess;
@@ -42,12 +42,12 @@ fn records(stand_ins: &StandIns, system: &str, kind: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_items_are_each_done_once_whatever_happens_to_the_hub() {
-    let directory = TempDir::new().expect("a directory");
-    let (mut config, stand_ins) = turned(directory.path()).await;
+    let place = Place::new();
+    let (mut config, stand_ins) = turned(place.directory()).await;
     for endpoint in config.endpoints.values_mut() {
         endpoint.retry.delays_s = vec![0.05];
     }
-    let file = directory.path().join("tomada.toml");
+    let file = place.path("tomada.toml");
     std::fs::write(&file, toml::to_string(&config).expect("TOML")).expect("the configuration is written");
     for (system, what) in
         [("crm", "schedules"), ("operacao", "services"), ("crm", "billing_setups"), ("cuidadores", "updates")]
@@ -55,8 +55,7 @@ async fn a_thousand_items_are_each_done_once_whatever_happens_to_the_hub() {
         stand_ins.seed(system, what, ITEMS);
     }
 
-    let data = directory.path().join("hub");
-    let mut hub = HubProcess::start(&data, &file, None).await;
+    let mut hub = HubProcess::start(&place, &file, None).await;
     for job in JOBS {
         hub.post(&format!("/api/sync-jobs/{job}/run")).await;
     }
@@ -65,7 +64,7 @@ async fn a_thousand_items_are_each_done_once_whatever_happens_to_the_hub() {
         let enough = RECORDS.len() * ITEMS * kill / (KILLS + 1);
         eventually_within(60, "the jobs go on", async || done() >= enough).await;
         hub.kill();
-        hub = HubProcess::start(&data, &file, None).await;
+        hub = HubProcess::start(&place, &file, None).await;
     }
     eventually_within(120, "all is done", async || {
         let endpoints = hub.get("/api/endpoints").await;

@@ -2,8 +2,8 @@
 
 use hyper::{Method, StatusCode};
 use serde_json::json;
-use tempfile::TempDir;
 
+use crate::harness::Place;
 use crate::harness::carinho::{secret, turned};
 use crate::harness::eventually;
 use crate::harness::partner::Partner;
@@ -11,12 +11,12 @@ use crate::harness::process::HubProcess;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_shows_in_logs_answers_or_the_database() {
-    let directory = TempDir::new().expect("a directory");
-    let (config, stand_ins) = turned(directory.path()).await;
-    let file = directory.path().join("tomada.toml");
+    let place = Place::new();
+    let (config, stand_ins) = turned(place.directory()).await;
+    let file = place.path("tomada.toml");
     std::fs::write(&file, toml::to_string(&config).expect("TOML")).expect("the configuration is written");
-    let (data, log) = (directory.path().join("hub"), directory.path().join("log"));
-    let hub = HubProcess::start_traced(&data, &file, &log).await;
+    let (data, log) = (place.path("hub"), place.path("log"));
+    let hub = HubProcess::start_traced(&place, &file, &log).await;
 
     let text = |reference| String::from_utf8(secret(reference)).expect("text");
     let token = text(&config.sources["zapi"].auth.secrets()[0].reference);
@@ -67,13 +67,15 @@ async fn no_token_shows_in_logs_answers_or_the_database() {
         answers.push(hub.get(path).await.to_string());
     }
     hub.kill();
+    let database = place.database();
     let holds = |bytes: &[u8], secret: &str| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
     for secret in &secrets {
         assert!(answers.iter().all(|answer| !answer.contains(secret.as_str())), "an answer repeats a token");
-        for file in [&log, &data.join("tomada.db"), &data.join("tomada.db-wal"), &data.join("config.json")] {
+        for file in [&log, &data.join("config.json")] {
             let bytes = std::fs::read(file).unwrap_or_default();
             assert!(!holds(&bytes, secret), "{} holds a token", file.display());
         }
+        assert!(!holds(&database, secret), "the database holds a token");
     }
     let log = std::fs::read(&log).expect("the log");
     assert!(holds(&log, "webhook refused") && holds(&log, "ready"), "the log was written");

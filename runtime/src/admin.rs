@@ -42,7 +42,7 @@ use crate::ingress::sender;
 use crate::keyring::Keyring;
 use crate::keys::grant::Scope;
 use crate::keys::{Caller, Keys, Refusal, id_of};
-use crate::limits::{self, Limits};
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::privacy::Privacy;
 use crate::private::write_private;
@@ -53,6 +53,8 @@ use crate::redact::{Network, without_values};
 use crate::registry::{PushError, Registry};
 use crate::retention::Retention;
 use crate::scheduler::Scheduler;
+use crate::signals::Signals;
+use crate::signals::limits::SharedLimits;
 use crate::store::{Store, StoreError};
 use crate::worker::Shop;
 use audit::Note;
@@ -79,7 +81,8 @@ pub(crate) struct Office {
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
     pub(crate) data: PathBuf,
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) limits: Arc<SharedLimits>,
+    pub(crate) signals: Arc<Signals>,
     pub(crate) retention: Arc<Retention>,
     pub(crate) metrics: Arc<Metrics>,
     /// The public id of the key in `admin.key`.
@@ -153,7 +156,7 @@ fn presented_key(headers: &HeaderMap) -> Option<&str> {
 async fn limit_address(State(office): State<Arc<Office>>, request: Request, next: Next) -> Answer {
     let (catalog, now_ms) = (office.catalog.get(), office.clock.now_ms());
     let address = sender(&catalog.limits.proxies, request.headers(), request.extensions());
-    if let Some(standing) = office.limits.refuses(catalog.limits.address, address, now_ms) {
+    if let Some(standing) = office.limits.refuses(catalog.limits.address, address, now_ms).await {
         if office.metrics.limited(standing.name, now_ms) {
             tracing::info!(limit = standing.name, from = %Network(address), "API request refused: too many");
         }
@@ -164,7 +167,7 @@ async fn limit_address(State(office): State<Arc<Office>>, request: Request, next
         office.metrics.unavailable("api");
     }
     if response.status() == StatusCode::UNAUTHORIZED {
-        office.limits.failed(catalog.limits.address, address, now_ms);
+        office.limits.failed(catalog.limits.address, address, now_ms).await;
     }
     Ok(response)
 }
@@ -181,7 +184,7 @@ async fn limit_key(State(office): State<Arc<Office>>, request: Request, next: Ne
         return Ok(next.run(request).await);
     }
     let now_ms = office.clock.now_ms();
-    let standing = office.limits.take(limits::Caller::Key(key.as_str().into()), quota, now_ms);
+    let standing = office.limits.take(limits::Caller::Key(key.as_str().into()), quota, now_ms).await;
     if standing.is_refused() {
         if office.metrics.limited(standing.name, now_ms) {
             tracing::info!(limit = standing.name, key, "API request refused: too many");
@@ -254,7 +257,7 @@ fn store_problem(error: StoreError) -> Problem {
     match error {
         StoreError::NotFound(what) => Problem::new(StatusCode::NOT_FOUND, format!("{what} does not exist")),
         StoreError::Conflict(why) => Problem::new(StatusCode::CONFLICT, why),
-        StoreError::Row(_) | StoreError::Database(_) => {
+        StoreError::Fenced | StoreError::Row(_) | StoreError::Clash(_) | StoreError::Database(_) => {
             tracing::error!(%error, "a request failed");
             Problem::busy("the database did not answer")
         }

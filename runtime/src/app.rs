@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,24 +21,27 @@ use crate::catalog::{Catalog, Current, Line};
 use crate::clock::{Clock, Ids};
 use crate::committer::Committer;
 use crate::config::Config;
+use crate::follow::Follower;
 use crate::ingress::{Bodies, Door};
 use crate::keyring::Keyring;
 use crate::keys::{Keys, Pepper, id_of};
-use crate::limits::Limits;
 use crate::listen;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::plugin::Plugins;
 use crate::privacy::Privacy;
 use crate::private::write_private;
+use crate::queue::gate::Turn;
 use crate::queue::{Queues, keeper};
 use crate::record;
 use crate::registry::Registry;
 use crate::retention::Retention;
 use crate::rewrap;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
+use crate::signals::limits::SharedLimits;
+use crate::signals::{Notice, Signals};
+use crate::store::{SqlStore, Store};
 use crate::worker::Shop;
 
 /// Deliveries that are under way when the hub stops get this long to end.
@@ -45,8 +49,10 @@ const DRAIN: Duration = Duration::from_secs(25);
 
 /// Where a hub lives and how it is reached.
 pub struct Options {
-    /// Database, compiled components, keys. Made when it does not exist.
+    /// Compiled components, keys, and the database unless that is on a server. Made when it does not exist.
     pub data: PathBuf,
+    /// URL of a database on a server; none is the data directory's own, `tomada.db`.
+    pub database: Option<String>,
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
     pub clock: Clock,
@@ -54,6 +60,8 @@ pub struct Options {
     pub compiler: PathBuf,
     /// Applied before the first request.
     pub config: Option<(Config, BTreeMap<String, Vec<u8>>)>,
+    /// `redis://…`: where nodes tell each other what is new, and count limits together.
+    pub redis: Option<String>,
 }
 
 /// A running hub.
@@ -65,7 +73,7 @@ pub struct Hub {
     pub is_new_key: bool,
     data: PathBuf,
     store: Arc<dyn Store>,
-    node: i64,
+    membership: Arc<Membership>,
     clock: Clock,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -77,14 +85,13 @@ pub struct Hub {
 
 impl Hub {
     pub async fn start(options: Options) -> anyhow::Result<Hub> {
-        let Options { data, listen, clock, compiler, config } = options;
+        let Options { data, database, redis, listen, clock, compiler, config } = options;
         let lock = occupy(&data)?;
         let ring = Arc::new(Keyring::open(&data.join("keyring"), clock.now_ms())?);
-        let store: Arc<dyn Store> = Arc::new(
-            SqliteStore::open(&data.join("tomada.db"), ring.clone())
-                .await
-                .with_context(|| format!("database in {}", data.display()))?,
-        );
+        let store = open(database.as_deref(), &data, ring.clone()).await?;
+        // Nodes of one database have one key ring, and no others have it.
+        let prefix = format!("tomada:{}:", hex::encode(&ring.index("redis", &[])[..8]));
+        let signals = Arc::new(Signals::new(redis.as_deref(), &prefix)?);
         rewrap::check(&*store, &ring, &data.join("keyring")).await?;
         let pepper = Pepper::open(&data.join("pepper"))?;
         let tasks = TaskTracker::new();
@@ -98,11 +105,6 @@ impl Hub {
             let made = serde_json::json!({ "name": "admin", "scopes": ["*"] });
             audit.write(Record::of_hub("key.create", format!("key:{own_key}"), made)).await?;
         }
-        let (node, recovered) = store.join(clock.now_ms()).await?;
-        if recovered > 0 {
-            tracing::info!(deliveries = recovered, "taking up what an earlier run left");
-        }
-
         // A configuration is applied to what is stored, and what is stored may need the very secret that it brings: so
         // an unreadable catalog is only an error when no new one comes.
         let rows = store.catalog().await?;
@@ -112,7 +114,12 @@ impl Hub {
             Err(_) => empty_catalog(),
         };
         let catalog = Arc::new(Current::new(catalog));
-        let queues = Arc::new(Queues::new(clock.clone(), &catalog.get()));
+        let queues = Arc::new(Queues::new(clock.clone(), signals.clone(), &catalog.get()));
+        let (membership, recovered) =
+            Membership::join(store.clone(), queues.clone(), clock.clone(), &machine_name()).await?;
+        if recovered > 0 {
+            tracing::info!(deliveries = recovered, "taking up what an earlier run left");
+        }
         let outbound = Outbound::new();
         let plugins = Arc::new(Plugins::open(data.join("compiled"), compiler, outbound.clone(), clock.clone())?);
         let registry = Arc::new(Registry {
@@ -152,18 +159,20 @@ impl Hub {
         let stop = CancellationToken::new();
         let ids = Arc::new(Ids::default());
         let metrics = Arc::new(Metrics::default());
-        let committer = Committer::start(store.clone(), queues.clone(), node, metrics.clone())?;
+        let committer = Committer::start(store.clone(), queues.clone(), membership.clone(), metrics.clone())?;
+        tasks.spawn(membership.clone().run(stop.clone()));
         let privacy = Arc::new(Privacy {
             store: store.clone(),
             catalog: catalog.clone(),
             queues: queues.clone(),
             committer: committer.clone(),
+            membership: membership.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
             ring: ring.clone(),
             tasks: tasks.clone(),
             erasing: tokio::sync::Mutex::default(),
-            wake: tokio::sync::Notify::new(),
+            wake: Notify::new(),
         });
         // Before anything is delivered.
         privacy.remember().await?;
@@ -177,6 +186,7 @@ impl Hub {
             ids: ids.clone(),
             ring: ring.clone(),
             metrics: metrics.clone(),
+            membership: membership.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
@@ -185,7 +195,7 @@ impl Hub {
         let retention = Arc::new(Retention::new(store.clone(), catalog.clone(), audit.clone(), clock.clone()));
         tasks.spawn(retention.clone().run(stop.clone()));
         tasks.spawn(privacy.clone().run(stop.clone()));
-        tasks.spawn(keeper::run(store.clone(), queues.clone(), node, stop.clone()));
+        tasks.spawn(keeper::run(store.clone(), queues.clone(), membership.clone(), stop.clone()));
 
         let scheduler = Arc::new(Scheduler {
             store: store.clone(),
@@ -197,11 +207,37 @@ impl Hub {
         });
         tasks.spawn(scheduler.clone().run(stop.clone()));
 
+        let told = Arc::new(Notify::new());
+        let tells = signals.clone();
+        store.on_change(Box::new(move |revision| tells.publish(Notice::Changed { revision })));
+        let follower = Follower {
+            store: store.clone(),
+            catalog: catalog.clone(),
+            queues: queues.clone(),
+            registry: registry.clone(),
+            shop: shop.clone(),
+            privacy: privacy.clone(),
+            membership: membership.clone(),
+            signals: signals.clone(),
+            told: told.clone(),
+        };
+        membership.runs(registry.running());
+        tasks.spawn(follower.run(stop.clone()));
+
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let listens_on = listener.local_addr()?;
         outbound.listens_on(listens_on);
         let url = format!("http://{listens_on}");
-        let limits = Arc::new(Limits::default());
+        let hears = queues.clone();
+        let heard = move |notice| match notice {
+            Notice::Work { endpoint } => hears.spilled(endpoint),
+            Notice::Due { at_ms } => hears.due(at_ms),
+            Notice::Changed { .. } => told.notify_one(),
+            Notice::Opened { endpoint, for_ms } => hears.turned(endpoint, Turn::Opened { for_ms }),
+            Notice::Closed { endpoint } => hears.turned(endpoint, Turn::Closed),
+        };
+        tasks.spawn(signals.clone().run(heard, stop.clone()));
+        let limits = Arc::new(SharedLimits::new(signals.clone(), ring.clone()));
         let door = Arc::new(Door {
             catalog: catalog.clone(),
             committer: committer.clone(),
@@ -228,6 +264,7 @@ impl Hub {
             ring: ring.clone(),
             data: data.clone(),
             limits,
+            signals,
             retention,
             metrics: metrics.clone(),
             own_key,
@@ -242,7 +279,20 @@ impl Hub {
         let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });
         write_private(&data.join("hub.json"), hub_json.to_string().as_bytes())?;
         tracing::info!(%url, "ready");
-        Ok(Hub { url, admin_key, is_new_key, data, store, node, clock, stop, tasks, server, committer, _lock: lock })
+        Ok(Hub {
+            url,
+            admin_key,
+            is_new_key,
+            data,
+            store,
+            membership,
+            clock,
+            stop,
+            tasks,
+            server,
+            committer,
+            _lock: lock,
+        })
     }
 
     /// Takes no more requests, ends what is under way, hands back the rest.
@@ -254,10 +304,32 @@ impl Hub {
             tracing::warn!("some deliveries did not end in time; they are repeated at the next start");
         }
         self.committer.flush().await;
-        self.store.leave(self.node, self.clock.now_ms()).await?;
+        self.store.leave(self.membership.node(), self.clock.now_ms()).await?;
         let _ = std::fs::remove_file(self.data.join("hub.json"));
         Ok(())
     }
+}
+
+/// What people call this machine, to tell one node from another.
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "unknown".into() } else { name.chars().take(128).collect() }
+}
+
+/// The store at a URL, or else in the data directory. No error repeats the URL, which may hold a password.
+async fn open(database: Option<&str>, data: &Path, ring: Arc<Keyring>) -> anyhow::Result<Arc<dyn Store>> {
+    let store = match database.map(|url| (url, url.split("://").next().unwrap_or_default())) {
+        None => SqlStore::sqlite(&data.join("tomada.db"), ring)
+            .await
+            .with_context(|| format!("database in {}", data.display()))?,
+        Some((url, "postgres" | "postgresql")) => {
+            SqlStore::postgres(url, ring).await.context("database on PostgreSQL")?
+        }
+        Some((url, "mysql" | "mariadb")) => SqlStore::mysql(url, ring).await.context("database on MySQL")?,
+        Some(_) => anyhow::bail!("the database's URL must begin with postgres:// or mysql://"),
+    };
+    Ok(Arc::new(store))
 }
 
 fn empty_catalog() -> Catalog {

@@ -366,8 +366,8 @@ fn read_anchor(path: &Path) -> Result<Anchor, Failure> {
 mod tests {
     use super::*;
     use crate::keyring::Keyring;
+    use crate::store::SqlStore;
     use crate::store::rows::AuditFilter;
-    use crate::store::sqlite::SqliteStore;
     use std::time::Duration;
     use tempfile::TempDir;
 
@@ -390,8 +390,7 @@ mod tests {
         }
 
         async fn open(&self) -> Audit {
-            let store: Arc<dyn Store> =
-                Arc::new(SqliteStore::open(&self.path("tomada.db"), self.ring()).await.unwrap());
+            let store: Arc<dyn Store> = Arc::new(SqlStore::sqlite(&self.path("tomada.db"), self.ring()).await.unwrap());
             let pepper = Pepper::open(&self.path("pepper")).unwrap();
             let tasks = TaskTracker::new();
             Audit::open(store, &pepper, self.clock.clone(), self.directory.path(), tasks).await.unwrap()

@@ -9,6 +9,7 @@ mod baseline;
 mod ledger;
 mod load;
 mod report;
+mod simulate;
 mod sink;
 mod slow;
 
@@ -58,6 +59,8 @@ enum What {
     E2e(Options),
     /// A backlog is taken in while the endpoint is paused, then let go
     Drain(DrainOptions),
+    /// Nothing runs: what a database at a distance lets through, by a model of group commit
+    Simulate(simulate::SimulateOptions),
     /// The server that --compare axum starts
     #[command(hide = true)]
     Baseline(BaselineOptions),
@@ -172,6 +175,10 @@ async fn measure(what: What) -> Result<ExitCode> {
             baseline::run(&options.data, options.scheme, key(options.scheme, &secret)?).await?;
             return Ok(ExitCode::SUCCESS);
         }
+        What::Simulate(options) => {
+            simulate::run(options)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         What::Ingest(options) | What::E2e(options) => &options.setting,
         What::Drain(options) => &options.setting,
     };
@@ -194,7 +201,7 @@ async fn measure(what: What) -> Result<ExitCode> {
     let report = match &what {
         What::Drain(options) => bench.drain(options).await?,
         What::Ingest(options) | What::E2e(options) => bench.rounds(options).await?,
-        What::Baseline(_) => unreachable!("it has returned"),
+        What::Baseline(_) | What::Simulate(_) => unreachable!("they have returned"),
     };
     if let Some(hub) = bench.hub.take() {
         hub.stop().await?;

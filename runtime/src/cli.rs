@@ -5,6 +5,7 @@ mod doctor;
 mod keyring;
 mod keys;
 mod mappings;
+mod migrate;
 mod operate;
 mod privacy;
 mod retention;
@@ -83,8 +84,10 @@ enum Command {
     },
     /// Measure: acks, deliveries end to end, draining a backlog
     Bench(bench::BenchOptions),
-    /// Check that this machine has what the hub needs
+    /// Check that this machine, the database and Redis have what the hub needs
     Doctor(doctor::Doctor),
+    /// Bring the database's tables up to date, or say what that would be
+    Migrate(migrate::Migrate),
     /// What an uploaded component is compiled in: a process of its own, with limits on time and memory
     #[command(hide = true)]
     Compile { source: PathBuf, compiled: PathBuf },
@@ -95,12 +98,19 @@ struct Serve {
     /// Where the database, compiled components and keys live
     #[arg(long, value_name = "DIR", default_value = "tomada-data", env = "TOMADA_DATA")]
     data: PathBuf,
+    /// Database on a server, instead of the file in the data directory: postgres://… or mysql://…, or file:PATH where
+    /// that stands
+    #[arg(long, value_name = "URL", env = "TOMADA_DATABASE", hide_env_values = true)]
+    database: Option<String>,
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "TOMADA_LISTEN")]
     listen: SocketAddr,
     /// Configuration to apply before the first request; may be given several times
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
+    /// Redis, for nodes that share a database: redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or file:PATH
+    #[arg(long, value_name = "URL", env = "TOMADA_REDIS", hide_env_values = true)]
+    redis: Option<String>,
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
@@ -228,6 +238,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Mappings { command } => return mappings::run(command).await,
         Command::Bench(options) => return bench::run(options).await,
         Command::Doctor(options) => return doctor::run(options).await,
+        Command::Migrate(options) => return migrate::run(options).await,
         Command::Compile { .. } => unreachable!("handled before the runtime starts"),
     }
     Ok(ExitCode::SUCCESS)
@@ -261,10 +272,12 @@ async fn run_hub(options: Serve) -> anyhow::Result<()> {
     let data = options.data;
     let hub = Hub::start(Options {
         data: data.clone(),
+        database: given(options.database)?,
         listen: options.listen,
         clock: Clock::System,
         compiler: std::env::current_exe()?,
         config,
+        redis: given(options.redis)?,
     })
     .await?;
     if hub.is_new_key {
@@ -273,6 +286,11 @@ async fn run_hub(options: Serve) -> anyhow::Result<()> {
     terminated().await?;
     tracing::info!("stopping");
     hub.stop().await
+}
+
+/// A URL as an option gives it; an empty one is none.
+fn given(url: Option<String>) -> anyhow::Result<Option<String>> {
+    url.filter(|url| !url.is_empty()).map(|url| migrate::url(&url)).transpose()
 }
 
 async fn terminated() -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::delivery::{Begin, Next, Settlement};
 use crate::event::{NewEvent, Place};
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::queue::Queues;
 use crate::store::{Done, Store, StoreError, Work};
@@ -57,21 +58,30 @@ impl Committer {
     pub(crate) fn start(
         store: Arc<dyn Store>,
         queues: Arc<Queues>,
-        node: i64,
+        membership: Arc<Membership>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Committer> {
         let (channel, tickets) = mpsc::channel(CHANNEL);
+        let is_shared = store.is_shared();
+        let run = run(store, queues, membership, metrics, tickets);
+        if is_shared {
+            // It waits for a socket, and that is what the runtime of all others is for.
+            tokio::spawn(run);
+            return Ok(Committer::new(channel));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new()
-            .name("committer".into())
-            .spawn(move || runtime.block_on(run(store, queues, node, metrics, tickets)))?;
+        std::thread::Builder::new().name("committer".into()).spawn(move || runtime.block_on(run))?;
+        Ok(Committer::new(channel))
+    }
+
+    fn new(channel: mpsc::Sender<Ticket>) -> Committer {
         #[cfg(debug_assertions)]
         let ack_before_commit = std::env::var("TOMADA_FAULT").is_ok_and(|fault| fault == "ack-before-commit");
-        Ok(Committer {
+        Committer {
             channel,
             #[cfg(debug_assertions)]
             ack_before_commit,
-        })
+        }
     }
 
     /// Says yes first and commits a little later.
@@ -121,7 +131,7 @@ impl Committer {
 async fn run(
     store: Arc<dyn Store>,
     queues: Arc<Queues>,
-    node: i64,
+    membership: Arc<Membership>,
     metrics: Arc<Metrics>,
     mut tickets: mpsc::Receiver<Ticket>,
 ) {
@@ -136,7 +146,7 @@ async fn run(
         }
         while !batch.is_empty() {
             let rest = batch.split_off(fitting(&batch));
-            let failed = commit(&*store, &queues, node, &metrics, batch).await;
+            let failed = commit(&*store, &queues, &membership, &metrics, batch).await;
             batch = rest;
             if !failed.is_empty() {
                 // The database is gone, and these deliveries are made: nothing else can be done before it is back.
@@ -191,7 +201,7 @@ fn fitting(batch: &[Ticket]) -> usize {
 async fn commit(
     store: &dyn Store,
     queues: &Queues,
-    node: i64,
+    membership: &Membership,
     metrics: &Metrics,
     batch: Vec<Ticket>,
 ) -> Vec<Box<Settlement>> {
@@ -217,7 +227,7 @@ async fn commit(
             Ticket::Flush(answer) => flushed.push(answer),
         }
     }
-    let done = measured(store, node, metrics, &work).await;
+    let done = measured(store, membership, metrics, &work).await;
     let mut failed = Vec::new();
     for ((work, done), answer) in work.into_iter().zip(done).zip(answers) {
         match (work, done) {
@@ -261,12 +271,17 @@ enum Fault {
 
 /// Commits, and counts what came of it.
 #[allow(clippy::disallowed_methods, reason = "a duration for the metrics, not a time that anything depends on")]
-async fn measured(store: &dyn Store, node: i64, metrics: &Metrics, work: &[Work]) -> Vec<Result<Done, Fault>> {
+async fn measured(
+    store: &dyn Store,
+    membership: &Membership,
+    metrics: &Metrics,
+    work: &[Work],
+) -> Vec<Result<Done, Fault>> {
     if work.is_empty() {
         return Vec::new();
     }
     let begun = std::time::Instant::now();
-    let done = commit_or_split(store, node, work).await;
+    let done = commit_or_split(store, membership, work).await;
     metrics.committed(work.len(), begun.elapsed().as_secs_f64());
     let mut sealed = 0;
     for (work, done) in work.iter().zip(&done) {
@@ -288,14 +303,30 @@ async fn measured(store: &dyn Store, node: i64, metrics: &Metrics, work: &[Work]
 }
 
 /// Commits together what can be committed together. A batch that fails is halved until the bad row stands alone.
-async fn commit_or_split(store: &dyn Store, node: i64, work: &[Work]) -> Vec<Result<Done, Fault>> {
+async fn commit_or_split(store: &dyn Store, membership: &Membership, work: &[Work]) -> Vec<Result<Done, Fault>> {
     let mut outcome = Vec::with_capacity(work.len());
     let mut todo = vec![work];
     while let Some(part) = todo.pop() {
+        let node = match membership.certain().await {
+            Ok(node) => node,
+            Err(error) => {
+                tracing::error!(%error, "joining anew failed");
+                outcome.extend(part.iter().map(|_| Err(Fault::Database)));
+                continue;
+            }
+        };
         match store.commit(node, part).await {
             Ok(done) => outcome.extend(done.into_iter().map(Ok)),
+            Err(StoreError::Fenced) => {
+                membership.doubt();
+                todo.push(part);
+            }
             Err(error) if part.len() == 1 || !matches!(error, StoreError::Row(_)) => {
                 tracing::error!(%error, rows = part.len(), "commit failed");
+                if matches!(error, StoreError::Database(_)) {
+                    // It may be there all the same, with deliveries that nobody has in memory.
+                    membership.doubt();
+                }
                 let fault = if matches!(error, StoreError::Row(_)) { Fault::Row } else { Fault::Database };
                 outcome.extend(part.iter().map(|_| Err(fault)));
             }
@@ -325,7 +356,7 @@ fn hand_over(queues: &Queues, new: NewEvent, fresh: bool) {
         match delivery.place {
             Place::Memory if fresh => queues.push_reserved(&new.event, &delivery),
             Place::Memory => queues.release(delivery.endpoint, new.event.payload.len()),
-            Place::Table if fresh => queues.spilled(delivery.endpoint),
+            Place::Table if fresh => queues.announce(delivery.endpoint),
             Place::Delayed(at) if fresh => queues.due(at),
             _ => {}
         }
@@ -354,7 +385,7 @@ fn settled(queues: &Queues, settlement: Settlement, done: &Done) {
     }
     if delivery.ordering.is_some() {
         // Whoever waits behind it in the table may be claimed now.
-        queues.spilled(delivery.endpoint);
+        queues.announce(delivery.endpoint);
     }
     queues.release(delivery.endpoint, delivery.event.payload.len());
 }

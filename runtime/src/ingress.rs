@@ -23,10 +23,11 @@ use crate::committer::{CommitError, Committer};
 use crate::config::BodyKind;
 use crate::event::{EventId, NewEvent};
 use crate::keyring::Keyring;
-use crate::limits::{self, Caller, Limits, Peer, Standing};
+use crate::limits::{self, Caller, Peer, Standing};
 use crate::metrics::Metrics;
 use crate::problem::{Problem, tell};
 use crate::redact::Network;
+use crate::signals::limits::SharedLimits;
 use crate::store::Done;
 use key::Key;
 use verify::{Reason, Signed};
@@ -49,7 +50,7 @@ pub(crate) struct Door {
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) limits: Arc<SharedLimits>,
     pub(crate) bodies: Bodies,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -63,11 +64,11 @@ struct Stranger<'d> {
 
 impl<'d> Stranger<'d> {
     /// Refused when too many requests from there failed before.
-    fn meet(door: &'d Door, headers: &HeaderMap, extensions: &Extensions) -> Result<Stranger<'d>, Standing> {
+    async fn meet(door: &'d Door, headers: &HeaderMap, extensions: &Extensions) -> Result<Stranger<'d>, Standing> {
         let catalog = door.catalog.get();
         let address = sender(&catalog.limits.proxies, headers, extensions);
         let now_ms = door.clock.now_ms();
-        match door.limits.refuses(catalog.limits.address, address, now_ms) {
+        match door.limits.refuses(catalog.limits.address, address, now_ms).await {
             Some(standing) => {
                 if door.metrics.limited(standing.name, now_ms) {
                     tracing::info!(limit = standing.name, from = %Network(address), "request refused: too many");
@@ -79,8 +80,8 @@ impl<'d> Stranger<'d> {
     }
 
     /// The request ended before it had proven who sent it.
-    fn failed(&self) {
-        self.door.limits.failed(self.catalog.limits.address, self.address, self.door.clock.now_ms());
+    async fn failed(&self) {
+        self.door.limits.failed(self.catalog.limits.address, self.address, self.door.clock.now_ms()).await;
     }
 }
 
@@ -126,7 +127,7 @@ impl Drop for Share<'_> {
 
 /// `/webhooks/…`: whatever is there, by the catalog's paths.
 pub(crate) async fn webhook(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
-    let stranger = match Stranger::meet(&door, request.headers(), request.extensions()) {
+    let stranger = match Stranger::meet(&door, request.headers(), request.extensions()).await {
         Ok(stranger) => stranger,
         Err(standing) => return Problem::quota_exceeded(&standing).into_response(),
     };
@@ -136,7 +137,7 @@ pub(crate) async fn webhook(State(door): State<Arc<Door>>, request: Request<Body
         Err(problem) => {
             // That the hub is busy is not the sender's failure.
             if !who.proven && !problem.is_busy() {
-                stranger.failed();
+                stranger.failed().await;
             }
             if problem.is_busy() {
                 door.metrics.unavailable("webhooks");
@@ -191,7 +192,7 @@ async fn receive(door: &Door, request: Request<Body>, who: &mut Who) -> Result<R
     who.proven = true;
     webhook.proof.matched(verified.secret, now_ms);
     tracing::debug!(source = &*webhook.source, secret = verified.secret, "webhook verified");
-    let standing = spend(door, webhook, now_ms).map_err(|standing| Problem::quota_exceeded(&standing))?;
+    let standing = spend(door, webhook, now_ms).await.map_err(|standing| Problem::quota_exceeded(&standing))?;
     if let Some(text) = webhook.proof.scheme.asks(&body) {
         return Ok(challenge(text));
     }
@@ -224,9 +225,9 @@ async fn receive(door: &Door, request: Request<Body>, who: &mut Who) -> Result<R
 }
 
 /// Counts a request that is its source's against the source's rate, if it has one. The error is that it is used up.
-fn spend(door: &Door, webhook: &Webhook, now_ms: u64) -> Result<Option<Standing>, Standing> {
+async fn spend(door: &Door, webhook: &Webhook, now_ms: u64) -> Result<Option<Standing>, Standing> {
     let Some(quota) = webhook.quota else { return Ok(None) };
-    let standing = door.limits.take(Caller::Source(webhook.source.clone()), quota, now_ms);
+    let standing = door.limits.take(Caller::Source(webhook.source.clone()), quota, now_ms).await;
     if !standing.is_refused() {
         return Ok(Some(standing));
     }

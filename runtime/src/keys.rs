@@ -219,7 +219,7 @@ pub(crate) fn id_of(key: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::keyring::Keyring;
-    use crate::store::sqlite::SqliteStore;
+    use crate::store::SqlStore;
 
     /// `tmd_<id>_<64 digits>`: a data directory of the first version has such keys, without any columns of today's.
     #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +228,7 @@ mod tests {
         let file = directory.path().join("tomada.db");
         let pepper = Pepper::open(&directory.path().join("pepper")).unwrap();
         let ring = Arc::new(Keyring::open(&directory.path().join("keyring"), 1).unwrap());
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&file, ring).await.unwrap());
+        let store: Arc<dyn Store> = Arc::new(SqlStore::sqlite(&file, ring).await.unwrap());
         let secret = "0f".repeat(32);
         rusqlite::Connection::open(&file)
             .unwrap()

@@ -27,6 +27,7 @@ const SWEEP_MS: u64 = 60_000;
 /// The same when there is none.
 const FULL_SWEEP_MS: u64 = 1_000;
 
+const NS_PER_US: u64 = 1_000;
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -45,14 +46,43 @@ impl Quota {
         Some(Quota { interval_ns, burst: rate.burst.max(1).into() })
     }
 
+    /// What is asked for to see whether the count works: one a second.
+    pub(crate) fn probe() -> Quota {
+        Quota { interval_ns: NS_PER_S, burst: 1 }
+    }
+
+    /// One node's part, while nobody counts for all of them.
+    pub(crate) fn share(self, nodes: u32) -> Quota {
+        let nodes = u64::from(nodes.max(1));
+        Quota { interval_ns: self.interval_ns * nodes, burst: (self.burst / nodes).max(1) }
+    }
+
     fn budget_ns(self) -> u64 {
         self.interval_ns * self.burst
     }
 
+    /// In whole microseconds, as Redis counts.
+    pub(crate) fn interval_us(self) -> u64 {
+        self.interval_ns.div_ceil(NS_PER_US)
+    }
+
+    pub(crate) fn budget_us(self) -> u64 {
+        self.interval_us() * self.burst
+    }
+
+    /// What one more request means for a subject whose budget is spoken for so far ahead, counted in microseconds.
+    pub(crate) fn standing(self, ahead_us: u64) -> Standing {
+        let whole = Quota { interval_ns: self.interval_us() * NS_PER_US, ..self };
+        whole.ask_ns(&mut (ahead_us.min(self.budget_us()) * NS_PER_US), 0)
+    }
+
+    fn ask(self, stored_ns: &mut u64, now_ms: u64) -> Standing {
+        self.ask_ns(stored_ns, now_ms * NS_PER_MS)
+    }
+
     /// What one more request at this time means. `stored_ns` is the time until which the subject's budget is spoken for
     /// (the "theoretical arrival time"); it moves when the request is let in.
-    fn ask(self, stored_ns: &mut u64, now_ms: u64) -> Standing {
-        let now_ns = now_ms * NS_PER_MS;
+    fn ask_ns(self, stored_ns: &mut u64, now_ns: u64) -> Standing {
         let end_ns = now_ns + self.budget_ns();
         // Never further ahead than a whole budget, so that a clock that was set back, or a smaller burst, locks nobody
         // out.
@@ -89,6 +119,11 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// By this policy.
+    pub(crate) fn under(self, name: &'static str) -> Standing {
+        Standing { name, ..self }
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.wait_s > 0
     }
@@ -99,12 +134,32 @@ impl Standing {
     }
 }
 
+/// The name of the policy for addresses.
+pub(crate) const ADDRESS: &str = "address";
+
 /// Who is counted after authentication.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
     /// The public id of an API key.
     Key(Box<str>),
     Source(Arc<str>),
+}
+
+impl Caller {
+    /// The name of the policy.
+    pub(crate) fn policy(&self) -> &'static str {
+        match self {
+            Caller::Key(_) => "api-key",
+            Caller::Source(_) => "source",
+        }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Caller::Key(id) => id,
+            Caller::Source(name) => name,
+        }
+    }
 }
 
 /// Of an address as much as one customer of a network usually has: all of IPv4's 32 bits, 64 of IPv6's.
@@ -119,6 +174,13 @@ impl Prefix {
         match address.to_canonical() {
             IpAddr::V4(address) => Prefix::V4(address.into()),
             IpAddr::V6(address) => Prefix::V6((u128::from(address) >> 64) as u64),
+        }
+    }
+
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        match self {
+            Prefix::V4(bits) => bits.to_be_bytes().to_vec(),
+            Prefix::V6(bits) => bits.to_be_bytes().to_vec(),
         }
     }
 }
@@ -171,7 +233,7 @@ pub(crate) fn client<'f>(
     address
 }
 
-/// What is remembered of everybody.
+/// What this process remembers of everybody.
 #[derive(Default)]
 pub(crate) struct Limits {
     addresses: Memory<Prefix>,
@@ -186,7 +248,7 @@ impl Limits {
         let before = *stored;
         let standing = quota.ask(&mut stored, now_ms);
         if standing.is_refused() {
-            return Some(Standing { name: "address", ..standing });
+            return Some(standing.under(ADDRESS));
         }
         *stored = before;
         None
@@ -201,11 +263,8 @@ impl Limits {
 
     /// Counts a request of a known caller, unless it is refused.
     pub(crate) fn take(&self, caller: Caller, quota: Quota, now_ms: u64) -> Standing {
-        let name = match caller {
-            Caller::Key(_) => "api-key",
-            Caller::Source(_) => "source",
-        };
-        Standing { name, ..self.callers.count(caller, quota, MAX_CALLERS, now_ms) }
+        let name = caller.policy();
+        self.callers.count(caller, quota, MAX_CALLERS, now_ms).under(name)
     }
 }
 
@@ -303,6 +362,31 @@ mod tests {
 
     fn rate(per_minute: u32, burst: u32) -> Quota {
         Quota::new(Rate { per_minute, burst }).unwrap()
+    }
+
+    #[test]
+    fn a_share_is_a_part_and_never_nothing() {
+        let whole = rate(60, 100);
+        assert_eq!((whole.share(0), whole.share(1)), (whole, whole));
+        assert_eq!(whole.share(4), rate(15, 25));
+        assert_eq!(whole.share(1000).burst, 1);
+    }
+
+    #[test]
+    fn who_is_counted_elsewhere_stands_as_one_who_is_counted_here() {
+        for quota in [rate(60, 3), rate(7_000, 50), rate(6_000_000, 1000), rate(1, 1)] {
+            let mut stored_ns = 0_u64;
+            for _ in 0..=quota.burst {
+                let there = quota.standing(stored_ns.div_ceil(NS_PER_US));
+                let here = quota.ask(&mut stored_ns, 0);
+                assert_eq!(
+                    (there.is_refused(), there.remaining, there.quota),
+                    (here.is_refused(), here.remaining, here.quota)
+                );
+                assert!(there.wait_s.abs_diff(here.wait_s) <= 1 && there.until_s().abs_diff(here.until_s()) <= 1);
+            }
+            assert_eq!(quota.standing(u64::MAX).wait_s, quota.standing(quota.budget_us()).wait_s);
+        }
     }
 
     #[test]

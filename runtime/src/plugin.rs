@@ -5,6 +5,7 @@ pub(crate) mod manifest;
 pub(crate) mod state;
 pub(crate) mod v1;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -173,6 +174,11 @@ impl Plugins {
 
     pub(crate) fn active(&self, name: &str) -> Option<Arc<Version>> {
         self.active.get(name).map(|version| version.clone())
+    }
+
+    /// The version that runs of each name.
+    pub(crate) fn running(&self) -> BTreeMap<String, i64> {
+        self.active.iter().map(|version| (version.key().clone(), version.id)).collect()
     }
 
     fn store(&self, state: State) -> Store<State> {

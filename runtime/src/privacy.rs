@@ -19,6 +19,7 @@ use crate::config::PersonalKind;
 use crate::event::{ERASURE, ErasureId, EventId, NewEvent};
 use crate::ingress::key::Key;
 use crate::keyring::Keyring;
+use crate::membership::Membership;
 use crate::personal::{Subject, forms};
 use crate::queue::Queues;
 use crate::store::rows::{BegunErasure, ContentRow, ErasureState, NewErasure, Reindexing, Seeds};
@@ -33,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between tries to empty the write-ahead log while somebody reads, and how many there are at a time.
 const SCRUB_PAUSE: Duration = Duration::from_millis(100);
 const SCRUBS: u32 = 50;
+/// Every node has heard of an erasure by then.
+const HEARD_OF: Duration = Duration::from_secs(2);
 /// What tells the targets.
 pub(crate) const SUBJECT_ERASED: &str = "subject.erased";
 
@@ -77,6 +80,7 @@ pub(crate) struct Privacy {
     pub(crate) catalog: Arc<Current>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) committer: Committer,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
@@ -123,6 +127,10 @@ impl Privacy {
             BegunErasure::Begun(events) => events,
         };
         self.queues.erased.add(&events);
+        if self.store.is_shared() {
+            // Others deliver none of it from when they have heard of it, and recognise what comes again.
+            tokio::time::sleep(HEARD_OF).await;
+        }
         #[cfg(debug_assertions)]
         if std::env::var("TOMADA_FAULT").is_ok_and(|fault| fault == "end-while-erasing") {
             std::process::abort();
@@ -171,7 +179,8 @@ impl Privacy {
             }
             self.queues.erased.add(&events);
             let under_way = self.end_tries(&events).await;
-            let batch = self.store.erase(erasure, &events, &under_way, self.clock.now_ms()).await?;
+            let batch =
+                self.store.erase(self.membership.node(), erasure, &events, &under_way, self.clock.now_ms()).await?;
             self.queues.erased.add(&batch.children);
             self.queues.purge();
             // Whoever waited behind one of them may be claimed now.
@@ -229,7 +238,7 @@ impl Privacy {
     /// What was there before is gone from the files.
     async fn scrub(&self) -> Result<()> {
         for _ in 0..SCRUBS {
-            if self.store.scrub().await? {
+            if self.store.scrub(true).await? {
                 return Ok(());
             }
             tokio::time::sleep(SCRUB_PAUSE).await;

@@ -20,8 +20,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::delivery::{Delivery, Outcome};
 use crate::event::{Event, NewDelivery};
+use crate::signals::{Notice, Signals};
 use erased::Erased;
-use gate::{Gate, Limits};
+use gate::{Gate, Limits, Turn};
 use ready::{Ready, Taken};
 
 /// Deliveries of one endpoint in memory, waiting and running.
@@ -34,6 +35,7 @@ const RETRY_QUEUE: &str = "integrations-retry";
 
 pub(crate) struct Queues {
     clock: Clock,
+    signals: Arc<Signals>,
     queues: RwLock<HashMap<i64, Arc<Queue>>>,
     endpoints: DashMap<i64, Arc<Lane>>,
     bytes: AtomicUsize,
@@ -66,9 +68,10 @@ pub(crate) struct Queue {
 }
 
 impl Queues {
-    pub(crate) fn new(clock: Clock, catalog: &Catalog) -> Queues {
+    pub(crate) fn new(clock: Clock, signals: Arc<Signals>, catalog: &Catalog) -> Queues {
         let queues = Queues {
             clock,
+            signals,
             queues: RwLock::default(),
             endpoints: DashMap::new(),
             bytes: AtomicUsize::new(0),
@@ -211,10 +214,24 @@ impl Queues {
     pub(crate) fn left(&self, endpoint: i64, outcome: Option<Outcome>, retry_after_ms: Option<u64>) {
         let Some(lane) = self.lane(endpoint) else { return };
         let mut gate = locked(&lane.gate);
-        gate.leave(outcome, retry_after_ms, self.clock.now_ms());
+        let turn = gate.leave(outcome, retry_after_ms, self.clock.now_ms());
         let refused = std::mem::take(&mut *locked(&lane.refused));
         drop(gate);
+        match turn {
+            Some(Turn::Opened { for_ms }) => self.signals.publish(Notice::Opened { endpoint, for_ms }),
+            Some(Turn::Closed) => self.signals.publish(Notice::Closed { endpoint }),
+            None => {}
+        }
         refused.iter().for_each(|queue| queue.wake.notify_one());
+    }
+
+    /// Another node's breaker has opened or closed.
+    pub(crate) fn turned(&self, endpoint: i64, turn: Turn) {
+        let Some(lane) = self.lane(endpoint) else { return };
+        locked(&lane.gate).hear(turn, self.clock.now_ms());
+        if turn == Turn::Closed {
+            self.wake_all();
+        }
     }
 
     /// The table has something for this endpoint.
@@ -224,6 +241,12 @@ impl Queues {
         {
             self.keeper.notify_one();
         }
+    }
+
+    /// The table has something new for this endpoint, which any node may take.
+    pub(crate) fn announce(&self, endpoint: i64) {
+        self.spilled(endpoint);
+        self.signals.publish(Notice::Work { endpoint });
     }
 
     /// The retry queue has something for this time.
@@ -248,6 +271,24 @@ impl Queues {
                 self.release(delivery.endpoint, delivery.event.payload.len());
             }
         }
+    }
+
+    /// Drops whatever is ready: it is not this node's any more. What is running ends by itself.
+    pub(crate) fn forget(&self) {
+        for queue in self.all() {
+            let gone = locked(&queue.ready).remove(|_| true);
+            for delivery in gone {
+                self.release(delivery.endpoint, delivery.event.payload.len());
+            }
+        }
+        self.look();
+    }
+
+    /// The table may have something for everybody, and the retry queue as well.
+    pub(crate) fn look(&self) {
+        self.endpoints.iter().for_each(|lane| lane.spilled.store(true, Ordering::Relaxed));
+        self.next_due.store(0, Ordering::Relaxed);
+        self.keeper.notify_one();
     }
 
     fn wake_all(&self) {

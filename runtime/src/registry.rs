@@ -1,12 +1,13 @@
 //! Components and their versions: push, activate, roll back. What does not fit, compile, link or start is refused with
 //! the reason, and nothing changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::plugin::manifest::{Manifest, inspect};
 use crate::plugin::{Plugins, engine};
-use crate::store::rows::{NewVersion, VersionRow};
+use crate::store::rows::{ConnectorRow, NewVersion, VersionRow};
 use crate::store::{Store, StoreError};
 
 pub(crate) struct Registry {
@@ -29,15 +30,34 @@ pub(crate) enum PushError {
 impl Registry {
     /// Loads what is active. A component that cannot be loaded any more is said, and its deliveries wait.
     pub(crate) async fn load_all(&self) -> Result<(), StoreError> {
+        self.follow().await
+    }
+
+    /// Loads what is active and does not run here. What cannot be loaded is said, and what ran before runs on.
+    pub(crate) async fn follow(&self) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let connectors = self.store.connectors().await?;
+        let is_new = |connector: &&ConnectorRow| {
+            let runs = self.plugins.active(&connector.name).map(|version| version.id);
+            connector.active.is_some() && connector.active != runs
+        };
+        let wanted: Vec<i64> = connectors.iter().filter(is_new).filter_map(|connector| connector.active).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
         let versions = self.store.versions().await?;
-        let active: Vec<i64> = self.store.connectors().await?.iter().filter_map(|connector| connector.active).collect();
-        let loads = versions.iter().filter(|version| active.contains(&version.id)).map(|version| async move {
+        let loads = versions.iter().filter(|version| wanted.contains(&version.id)).map(|version| async move {
             if let Err(error) = self.load(version).await {
                 tracing::error!(connector = version.name, digest = version.digest, %error, "loading failed");
             }
         });
         futures_util::future::join_all(loads).await;
         Ok(())
+    }
+
+    /// What runs here, by name.
+    pub(crate) fn running(&self) -> BTreeMap<String, i64> {
+        self.plugins.running()
     }
 
     /// Stores and activates a component. The digest that was active before is the answer's second part.

@@ -105,7 +105,8 @@ impl Retention {
         for (rule, count) in &removed {
             tracing::info!(rule = rule.word(), count, "removed what is kept no longer");
         }
-        self.store.empty_log().await
+        // Whoever reads in it is not waited for: the next time will do.
+        self.store.scrub(false).await.map(drop)
     }
 
     /// How every rule stands, in their order.

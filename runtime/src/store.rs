@@ -1,156 +1,37 @@
 //! The truth: one narrow trait, each method one transaction. SQL is nowhere else.
 
+mod batch;
+#[cfg(test)]
+mod conformance;
+mod database;
+mod error;
+pub(crate) mod migrate;
+mod mysql;
+mod postgres;
+pub(crate) mod probe;
 pub(crate) mod rows;
+mod sql;
+mod sql_store;
 pub(crate) mod sqlite;
+mod tables;
 
-use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::delivery::{Begin, Delivery, Settlement};
 use crate::event::{DeliveryId, ErasureId, EventId, NewDelivery, NewEvent, SubjectKey};
-use crate::keyring::KeyId;
+use crate::ingress::key::{Key, LABEL};
+use crate::keyring::{KeyId, Keyring};
+pub(crate) use error::StoreError;
 use rows::*;
+pub(crate) use sql_store::SqlStore;
 
-/// What a caller can act upon.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error("{0} does not exist")]
-    NotFound(String),
-    /// What was asked does not go together with what is there.
-    #[error("{0}")]
-    Conflict(String),
-    /// The database refused this row.
-    #[error("the database refused it: {0}")]
-    Row(Cause),
-    #[error("the database failed: {0}")]
-    Database(Cause),
-}
+/// Is told a revision, and must not wait for anything.
+pub(crate) type Tell = Box<dyn Fn(i64) + Send + Sync>;
 
-/// What a database says of an error, without its text, which names values: a class and the engine's own code. This is
-/// all that is kept, so nothing that prints an error, however deep, can print more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cause {
-    class: &'static str,
-    code: Option<i32>,
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.code {
-            Some(code) => write!(f, "{} ({code})", self.class),
-            None => f.write_str(self.class),
-        }
-    }
-}
-
-/// A class of our own: what was found in a row and cannot be, for instance.
-impl From<&'static str> for Cause {
-    fn from(class: &'static str) -> Cause {
-        Cause { class, code: None }
-    }
-}
-
-/// The names that SQLite has for its codes (https://sqlite.org/rescode.html), as far as an operator does something else
-/// about each.
-fn sqlite_class(extended: i32) -> &'static str {
-    match extended {
-        275 => "constraint: check",
-        787 => "constraint: foreign key",
-        1299 => "constraint: not null",
-        1555 => "constraint: primary key",
-        2067 => "constraint: unique",
-        3091 => "constraint: type",
-        _ => match extended & 0xff {
-            3 => "no permission",
-            5 | 6 => "busy",
-            7 => "out of memory",
-            8 => "read only",
-            10 => "disk: I/O",
-            11 => "the file is damaged",
-            13 => "disk: full",
-            14 => "the file cannot be opened",
-            17 => "the schema has changed",
-            18 => "too big",
-            19 => "constraint",
-            20 => "type",
-            23 => "not authorized",
-            26 => "not a database",
-            _ => "SQL",
-        },
-    }
-}
-
-impl From<&sqlx::Error> for Cause {
-    fn from(error: &sqlx::Error) -> Cause {
-        match error {
-            sqlx::Error::Database(error) => match error.code().and_then(|code| code.parse().ok()) {
-                Some(code) => Cause { class: sqlite_class(code), code: Some(code) },
-                None => "SQL".into(),
-            },
-            sqlx::Error::Io(error) => Cause { class: "I/O", code: error.raw_os_error() },
-            sqlx::Error::PoolTimedOut => "no connection became free in time".into(),
-            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => "the connection is closed".into(),
-            sqlx::Error::RowNotFound => "a row is missing".into(),
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => "a value cannot be read".into(),
-            sqlx::Error::Encode(_) => "a value cannot be written".into(),
-            _ => "the client".into(),
-        }
-    }
-}
-
-impl From<&rusqlite::Error> for Cause {
-    fn from(error: &rusqlite::Error) -> Cause {
-        match error {
-            rusqlite::Error::SqliteFailure(error, _) => {
-                Cause { class: sqlite_class(error.extended_code), code: Some(error.extended_code) }
-            }
-            rusqlite::Error::QueryReturnedNoRows => "a row is missing".into(),
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::Utf8Error(..) => "a value cannot be read".into(),
-            rusqlite::Error::ToSqlConversionFailure(_) => "a value cannot be written".into(),
-            _ => "the client".into(),
-        }
-    }
-}
-
-/// Bringing the tables up to date failed.
-impl From<sqlx::migrate::MigrateError> for StoreError {
-    fn from(error: sqlx::migrate::MigrateError) -> StoreError {
-        use sqlx::migrate::MigrateError;
-        StoreError::Database(match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Cause::from(&error),
-            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
-                "it was made by a later version of tomada".into()
-            }
-            MigrateError::VersionMismatch(_) => "a migration that it has is another than this version's".into(),
-            _ => "the migrations".into(),
-        })
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> StoreError {
-        match &error {
-            sqlx::Error::Database(refusal) if refusal.kind() != sqlx::error::ErrorKind::Other => {
-                StoreError::Row(Cause::from(&error))
-            }
-            _ => StoreError::Database(Cause::from(&error)),
-        }
-    }
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> StoreError {
-        use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
-        match error.sqlite_error_code() {
-            Some(ConstraintViolation | TooBig | TypeMismatch) => StoreError::Row(Cause::from(&error)),
-            _ => StoreError::Database(Cause::from(&error)),
-        }
-    }
-}
+/// How long a node counts as alive after it has said so.
+pub(crate) const LEASE: Duration = Duration::from_secs(9);
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -180,6 +61,25 @@ pub(crate) enum Done {
     Stale,
 }
 
+/// How a key is recognised that stands in the table in its other form.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'r> {
+    pub(crate) ring: &'r Keyring,
+    /// Whether keys of erased events were hidden that had been open: only then an open key is looked up twice.
+    pub(crate) rehidden: bool,
+}
+
+impl Known<'_> {
+    /// The form in which the key could stand in the table as well: it was open before its source was about people, and it
+    /// is hidden since its event was erased.
+    fn other_form(self, key: &Key) -> Option<Vec<u8>> {
+        match &key.open {
+            Some(open) => Some(open.clone()),
+            None => self.rehidden.then(|| Key::hidden(&key.index, |index| self.ring.index(LABEL, &[index]))),
+        }
+    }
+}
+
 #[async_trait]
 pub(crate) trait Store: Send + Sync + 'static {
     // The hot path.
@@ -198,11 +98,24 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     // A node's life.
 
-    /// Registers a node and puts what earlier ones held back into the table, but for tries that had begun and may not be
-    /// repeated: those are dead letters. Answers its id and how many went back.
-    async fn join(&self, now_ms: u64) -> Result<(i64, u64)>;
+    /// Whether other processes may work on the same database.
+    fn is_shared(&self) -> bool;
+    /// Registers a node, by the name of its machine, with a [`LEASE`]. Where only one process at a time serves a database,
+    /// what earlier ones held goes back into the table, but for tries that had begun and may not be repeated: those are
+    /// dead letters. Answers its id and how many went back.
+    async fn join(&self, name: &str, now_ms: u64) -> Result<(i64, u64)>;
     /// Hands back what this node holds.
     async fn leave(&self, node: i64, now_ms: u64) -> Result<()>;
+    /// Renews a node's lease, and says which versions run there. [`StoreError::Fenced`] when it was declared dead.
+    async fn renew(&self, node: i64, running: &str) -> Result<()>;
+    /// Declares those dead whose lease is over, and hands back what they hold, as in [`join`](Self::join).
+    async fn reap(&self, now_ms: u64) -> Result<Vec<ReapedRow>>;
+    /// Those that are there.
+    async fn nodes(&self) -> Result<Vec<NodeRow>>;
+    /// Counts the changes of what every node holds in memory: catalog, mappings, versions in force, secrets, erasures.
+    async fn revision(&self) -> Result<i64>;
+    /// Says who is told, right after the commit, of changes that are made through this store.
+    fn on_change(&self, tell: Tell);
 
     // The catalog.
 
@@ -330,9 +243,6 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn oldest_sync_run_due(&self, before_ms: u64) -> Result<Option<u64>>;
     /// How many rows each rule has removed, ever.
     async fn retired(&self) -> Result<Vec<(Rule, u64)>>;
-    /// Moves the write-ahead log into the database and empties it, as far as nobody reads in it: what was removed is
-    /// then in neither.
-    async fn empty_log(&self) -> Result<()>;
 
     // People.
 
@@ -352,9 +262,10 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Up to `limit` events that are still to be erased.
     async fn to_erase(&self, erasure: ErasureId, limit: u32) -> Result<Vec<EventId>>;
     /// Erases the content of these events and ends their open deliveries. `under_way` are tries that did not end in
-    /// time: their endpoints count as having got it.
+    /// time: their endpoints count as having got it, and so do those of deliveries that other nodes than `node` hold.
     async fn erase(
         &self,
+        node: i64,
         erasure: ErasureId,
         events: &[EventId],
         under_way: &[DeliveryId],
@@ -368,9 +279,10 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn close_erasure(&self, erasure: ErasureId, now_ms: u64) -> Result<()>;
     /// Newest first.
     async fn erasures(&self, only: Option<ErasureId>, limit: u32) -> Result<Vec<ErasureRow>>;
-    /// Writes what was changed over what was there before it, in the database's own files as well. False: somebody was
-    /// reading, and it has to be tried again.
-    async fn scrub(&self) -> Result<bool>;
+    /// Moves what was changed into the database's own files, over what was there before it, as far as nobody reads what
+    /// was: what was removed is in neither then. False: somebody was reading, and it has to be tried again. `may_wait`
+    /// says whether to wait for them a while.
+    async fn scrub(&self, may_wait: bool) -> Result<bool>;
 
     async fn reindexing(&self) -> Result<Option<Reindexing>>;
     /// Begins to index all events up to the newest one, unless that is under way.
@@ -382,71 +294,4 @@ pub(crate) trait Store: Send + Sync + 'static {
         cursor: EventId,
         finished_ms: Option<u64>,
     ) -> Result<()>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MARKER: &str = "marker-4711";
-
-    /// Whatever may print an error: itself, for people and for debugging, and each of its sources.
-    fn printed(error: StoreError) -> String {
-        let error = anyhow::Error::new(error).context("doing something");
-        format!("{error} {error:#} {error:?} {error:#?}")
-    }
-
-    /// A check that fails names its row in the text of some databases, a damaged value in that of others.
-    #[tokio::test]
-    async fn no_error_repeats_a_value() {
-        use sqlx::{ConnectOptions as _, Connection as _};
-        let directory = tempfile::TempDir::new().unwrap();
-        let file = directory.path().join("test.db");
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
-        let mut sqlx = options.connect().await.unwrap();
-        // SQLite itself names only columns, so these are named like a value.
-        let table = format!("create table t (\"{MARKER}\" text unique check (\"{MARKER}\" <> 'no'), n integer) strict");
-        sqlx::query(sqlx::AssertSqlSafe(table)).execute(&mut sqlx).await.unwrap();
-        sqlx::query("insert into t values (?, 1)").bind(MARKER).execute(&mut sqlx).await.unwrap();
-        let mut errors = Vec::new();
-        for sql in [
-            format!("insert into t values ('{MARKER}', 1)"),
-            "insert into t values ('no', 1)".to_owned(),
-            format!("insert into t values ('other', '{MARKER}')"),
-            format!("select \"{MARKER}\" from nowhere where x = '{MARKER}'"),
-            format!("say '{MARKER}'"),
-        ] {
-            let sql = sqlx::AssertSqlSafe(sql);
-            errors.push(StoreError::from(sqlx::query(sql).execute(&mut sqlx).await.unwrap_err()));
-        }
-        let wrong: std::result::Result<i64, _> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select \"{MARKER}\" from t"))).fetch_one(&mut sqlx).await;
-        errors.push(wrong.unwrap_err().into());
-        sqlx.close().await.unwrap();
-        let direct = rusqlite::Connection::open(&file).unwrap();
-        for sql in [
-            format!("insert into t values ('{MARKER}', 1)"),
-            format!("insert into t values ('other', '{MARKER}')"),
-            format!("insert into nowhere values ('{MARKER}')"),
-        ] {
-            errors.push(direct.execute(&sql, []).unwrap_err().into());
-        }
-        let wrong = direct.query_row(&format!("select \"{MARKER}\" from t"), [], |row| row.get::<_, i64>(0));
-        errors.push(wrong.unwrap_err().into());
-        let printed: Vec<String> = errors.into_iter().map(printed).collect();
-        for text in &printed {
-            assert!(!text.contains(MARKER) && !text.contains("nowhere"), "{text}");
-        }
-        for (at, expected) in [
-            (0, "the database refused it: constraint: unique (2067)"),
-            (1, "the database refused it: constraint: check (275)"),
-            (2, "constraint: type (3091)"),
-            (3, "the database failed: SQL (1)"),
-            (5, "the database failed: a value cannot be read"),
-            (6, "the database refused it: constraint: unique (2067)"),
-            (9, "the database failed: a value cannot be read"),
-        ] {
-            assert!(printed[at].contains(expected), "{at}: {}", printed[at]);
-        }
-    }
 }

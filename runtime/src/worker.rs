@@ -18,6 +18,7 @@ use crate::config::Retry;
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Said, Settlement, SyncStep, after, is_code};
 use crate::event::ERASURE;
 use crate::keyring::Keyring;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::plugin::Plugins;
 use crate::queue::{Queue, Queues};
@@ -41,6 +42,7 @@ pub(crate) struct Shop {
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) membership: Arc<Membership>,
     /// No new deliveries are begun.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -74,6 +76,10 @@ impl Shop {
                 slot = slots.clone().acquire_owned() => slot,
             };
             let Ok(slot) = slot else { return };
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.membership.holds() => {}
+            }
             let taken = self.queues.take(queue, 1 + slots.available_permits());
             for delivery in taken.hold {
                 self.tasks.spawn(self.clone().put_aside(delivery));

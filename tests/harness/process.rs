@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tomada::client::{Client, Running};
 
-use super::components;
+use super::{Place, components};
 
 pub(crate) struct HubProcess {
     child: Child,
@@ -15,33 +15,57 @@ pub(crate) struct HubProcess {
 }
 
 impl HubProcess {
-    /// Starts it on a directory, perhaps one that a killed hub left, and waits until it is ready.
-    pub(crate) async fn start(data: &Path, config: &Path, fault: Option<&str>) -> HubProcess {
-        let mut command = HubProcess::command(data, config);
+    /// Starts it in a place, perhaps one that a killed hub left, and waits until it is ready.
+    pub(crate) async fn start(place: &Place, config: &Path, fault: Option<&str>) -> HubProcess {
+        let mut command = HubProcess::command(place, config);
         command.env("TOMADA_LOG", "error");
         if let Some(fault) = fault {
             command.env("TOMADA_FAULT", fault);
         }
-        HubProcess::spawn(command, data).await
+        HubProcess::spawn(command, &place.data()).await
     }
 
     /// The same, with everything that it has to say written to a file.
-    pub(crate) async fn start_traced(data: &Path, config: &Path, log: &Path) -> HubProcess {
-        HubProcess::start_traced_with(data, config, log, &[]).await
+    pub(crate) async fn start_traced(place: &Place, config: &Path, log: &Path) -> HubProcess {
+        HubProcess::start_traced_with(place, config, log, &[]).await
     }
 
     /// The same, with more arguments.
-    pub(crate) async fn start_traced_with(data: &Path, config: &Path, log: &Path, more: &[&str]) -> HubProcess {
-        let mut command = HubProcess::command(data, config);
+    pub(crate) async fn start_traced_with(place: &Place, config: &Path, log: &Path, more: &[&str]) -> HubProcess {
+        let mut command = HubProcess::command(place, config);
         command.args(more);
         command.env("TOMADA_LOG", "trace").stderr(std::fs::File::create(log).expect("a file for the log"));
+        HubProcess::spawn(command, &place.data()).await
+    }
+
+    /// One node of several on a database, with what it has to say added to a file.
+    pub(crate) async fn start_node(
+        data: &Path,
+        config: Option<&Path>,
+        database: &str,
+        redis: Option<&str>,
+        log: &Path,
+    ) -> HubProcess {
+        let mut command = Command::new(components::tomada());
+        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).stdin(Stdio::null());
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
+        if let Some(redis) = redis {
+            command.env("TOMADA_REDIS", redis);
+        }
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a file for the log");
+        command.env("TOMADA_DATABASE", database).env("TOMADA_LOG", "info").stderr(log);
         HubProcess::spawn(command, data).await
     }
 
-    fn command(data: &Path, config: &Path) -> Command {
+    fn command(place: &Place, config: &Path) -> Command {
         let mut command = Command::new(components::tomada());
-        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--config"]).arg(config);
+        command.arg("serve").arg("--data").arg(place.data()).args(["--listen", "127.0.0.1:0", "--config"]).arg(config);
         command.stdin(Stdio::null());
+        if let Some(url) = place.database.url() {
+            command.env("TOMADA_DATABASE", url);
+        }
         command
     }
 
@@ -63,6 +87,14 @@ impl HubProcess {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns when it has ended by itself.
+    pub(crate) async fn ended(mut self) {
+        super::eventually_within(30, "the hub has ended", async || {
+            self.child.try_wait().expect("its state can be read").is_some()
+        })
+        .await;
     }
 
     pub(crate) fn kill(mut self) {

@@ -41,6 +41,13 @@ async fn shown(office: &Office) -> Result<Value, Problem> {
 
 /// What the key before wraps is wrapped anew in the background; no payload is touched.
 pub(super) async fn rotate(State(office): State<Arc<Office>>, Extension(note): Extension<Arc<Note>>) -> Answer {
+    if office.store.nodes().await.map_err(store_problem)?.len() > 1 {
+        // The others would not have the new key, and take what it wraps for lost.
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "other nodes share this database, and would not have the new key: stop them, rotate, and copy the key ring to them",
+        ));
+    }
     let id = office.ring.rotate(office.clock.now_ms()).map_err(|error| {
         tracing::error!(%error, "rotating the key ring failed");
         Problem::new(StatusCode::CONFLICT, format!("nothing was changed: {error:#}"))

@@ -27,6 +27,13 @@ pub(super) async fn page(State(office): State<Arc<Office>>) -> Answer {
     let help = "Whether keys wait to be wrapped with the active key of the ring.";
     text.family("tomada_rewrap_pending", "gauge", help);
     text.sample("tomada_rewrap_pending", &[], pending.len() as f64);
+    if let Some((is_up, failures)) = office.signals.health() {
+        text.family("tomada_redis_up", "gauge", "1 while Redis answers.");
+        text.sample("tomada_redis_up", &[], f64::from(u8::from(is_up)));
+        let help = "Times that Redis did not answer in time, or as it should.";
+        text.family("tomada_redis_failures_total", "counter", help);
+        text.sample("tomada_redis_failures_total", &[], failures as f64);
+    }
     Ok(([(header::CONTENT_TYPE, FORMAT)], text.into_string()).into_response())
 }
 

@@ -25,7 +25,7 @@ const MAX_COMMENT: usize = 2000;
 
 /// `/feedback/{token}`: GET shows the form, POST takes the answer.
 pub(crate) async fn page(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
-    let met = Stranger::meet(&door, request.headers(), request.extensions());
+    let met = Stranger::meet(&door, request.headers(), request.extensions()).await;
     let wait_s = met.as_ref().err().map(|standing| standing.wait_s);
     let (status, body) = match met {
         Err(_) => too_many(),
@@ -33,7 +33,7 @@ pub(crate) async fn page(State(door): State<Arc<Door>>, request: Request<Body>) 
             let mut proven = false;
             let page = answer(&door, request, &mut proven).await;
             if !proven {
-                stranger.failed();
+                stranger.failed().await;
             }
             if page.as_ref().is_err_and(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE) {
                 door.metrics.unavailable("feedback");
@@ -93,7 +93,7 @@ async fn answer(door: &Door, request: Request<Body>, proven: &mut bool) -> Resul
             Ok((StatusCode::OK, form(chosen.as_deref().and_then(rating), None)))
         }
         Method::POST => {
-            spend(door, webhook, now_ms).map_err(|_| too_many())?;
+            spend(door, webhook, now_ms).await.map_err(|_| too_many())?;
             let mut share = Share { bodies: &door.bodies, bytes: 0 };
             let body = read(webhook, &parts.headers, body, &mut share).await.map_err(|_| {
                 told(StatusCode::BAD_REQUEST, "Não conseguimos ler a sua resposta", "Por favor, tente novamente.")

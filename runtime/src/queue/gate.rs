@@ -24,6 +24,13 @@ pub(crate) enum Entry {
     Paused,
 }
 
+/// What other nodes have to hear of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Opened { for_ms: u64 },
+    Closed,
+}
+
 pub(crate) struct Gate {
     limits: Limits,
     paused: bool,
@@ -84,7 +91,8 @@ impl Gate {
     }
 
     /// A delivery that had entered is done.
-    pub(crate) fn leave(&mut self, outcome: Option<Outcome>, retry_after_ms: Option<u64>, now_ms: u64) {
+    pub(crate) fn leave(&mut self, outcome: Option<Outcome>, retry_after_ms: Option<u64>, now_ms: u64) -> Option<Turn> {
+        let before = self.state;
         self.in_flight = self.in_flight.saturating_sub(1);
         match outcome {
             Some(Outcome::Transient | Outcome::TimedOut | Outcome::Trapped | Outcome::OutOfMemory) => {
@@ -98,10 +106,35 @@ impl Gate {
             Some(Outcome::Delivered | Outcome::Rejected) => self.succeeded(),
             _ => {}
         }
+        match (before, self.state) {
+            (before, State::Open { until_ms }) if before != self.state => {
+                Some(Turn::Opened { for_ms: until_ms.saturating_sub(now_ms) })
+            }
+            (State::HalfOpen { .. }, State::Closed { .. }) => Some(Turn::Closed),
+            _ => None,
+        }
+    }
+
+    /// What another node learnt of the same target. Nobody makes it rest longer than it would by itself.
+    pub(crate) fn hear(&mut self, turn: Turn, now_ms: u64) {
+        let rest_ms = |for_ms: u64| now_ms + for_ms.min(self.open_ms());
+        self.state = match (turn, self.state) {
+            (Turn::Opened { for_ms }, State::Open { until_ms }) => {
+                State::Open { until_ms: until_ms.max(rest_ms(for_ms)) }
+            }
+            (Turn::Opened { for_ms }, _) => State::Open { until_ms: rest_ms(for_ms) },
+            (Turn::Closed, State::Open { .. } | State::HalfOpen { .. }) => State::Closed { failures: 0 },
+            // Failures that this node counts are its own.
+            (Turn::Closed, closed) => closed,
+        };
+    }
+
+    fn open_ms(&self) -> u64 {
+        (self.limits.breaker.open_s * 1000.0) as u64
     }
 
     fn failed(&mut self, now_ms: u64) {
-        let open = State::Open { until_ms: now_ms + (self.limits.breaker.open_s * 1000.0) as u64 };
+        let open = State::Open { until_ms: now_ms + self.open_ms() };
         self.state = match self.state {
             State::Closed { failures } if failures + 1 < self.limits.breaker.failures => {
                 State::Closed { failures: failures + 1 }
@@ -181,6 +214,39 @@ mod tests {
         }
         assert_eq!((gate.enter(120_000), gate.enter(120_000)), (Entry::Enter, Entry::Enter));
         assert_eq!(gate.breaker(120_000), "closed");
+    }
+
+    #[test]
+    fn nodes_hear_when_a_breaker_opens_and_closes_and_do_as_it_does() {
+        let (mut one, mut other) = (gate(100, 0), gate(100, 0));
+        let mut turns = Vec::new();
+        for _ in 0..6 {
+            one.enter(0);
+        }
+        turns.extend((0..6).filter_map(|_| one.leave(Some(Outcome::Transient), None, 0)));
+        assert_eq!(turns, [Turn::Opened { for_ms: 60_000 }], "once, whatever was in flight");
+        // The other node's clock shows something else.
+        other.hear(turns[0], 5_000);
+        assert_eq!((other.enter(64_999), other.enter(65_000)), (Entry::Until(65_000), Entry::Enter));
+        one.hear(turns[0], 0);
+        assert_eq!(one.enter(1), Entry::Until(60_000), "its own notice comes back");
+        assert_eq!(other.leave(Some(Outcome::Delivered), None, 65_000), None);
+        assert_eq!(other.enter(65_000), Entry::Enter);
+        let closed = other.leave(Some(Outcome::Delivered), None, 65_000).unwrap();
+        assert_eq!(closed, Turn::Closed);
+        one.hear(closed, 1);
+        assert_eq!((one.enter(1), one.breaker(1)), (Entry::Enter, "closed"));
+        // Failures that were counted stay.
+        let mut third = gate(100, 0);
+        for _ in 0..4 {
+            third.enter(0);
+            assert_eq!(third.leave(Some(Outcome::TimedOut), None, 0), None);
+        }
+        third.hear(Turn::Closed, 0);
+        third.enter(0);
+        assert_eq!(third.leave(Some(Outcome::TimedOut), None, 0), Some(Turn::Opened { for_ms: 60_000 }));
+        third.hear(Turn::Opened { for_ms: u64::MAX }, 1000);
+        assert_eq!(third.enter(1000), Entry::Until(61_000));
     }
 
     #[test]

@@ -7,17 +7,25 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{LOADED, Queues};
-use crate::store::{Result, Store};
+use crate::membership::Membership;
+use crate::store::{Result, Store, StoreError};
 
 /// Deliveries of one claim or promotion.
 const CLAIM: u32 = 500;
 /// Looked at even when nobody told us: the table is the truth.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Where other nodes put into it as well.
+const LOOK_EVERY_SHARED: Duration = Duration::from_secs(1);
 /// After the database failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(crate) async fn run(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64, stop: CancellationToken) {
-    let mut look = tokio::time::interval(LOOK_EVERY);
+pub(crate) async fn run(
+    store: Arc<dyn Store>,
+    queues: Arc<Queues>,
+    membership: Arc<Membership>,
+    stop: CancellationToken,
+) {
+    let mut look = tokio::time::interval(if store.is_shared() { LOOK_EVERY_SHARED } else { LOOK_EVERY });
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let due_ms = queues.next_due.load(Ordering::Relaxed);
@@ -26,22 +34,37 @@ pub(crate) async fn run(store: Arc<dyn Store>, queues: Arc<Queues>, node: i64, s
             () = queues.keeper.notified() => {}
             () = queues.clock.wait_until(due_ms), if due_ms != u64::MAX => {}
             _ = look.tick() => {
-                match store.backlog().await {
-                    Ok(endpoints) => endpoints.into_iter().for_each(|endpoint| queues.spilled(endpoint)),
-                    Err(error) => tracing::error!(%error, "reading the backlog failed"),
+                if let Err(error) = look_around(&*store, &queues).await {
+                    tracing::error!(%error, "reading the backlog failed");
                 }
             }
         }
+        let node = membership.node();
         let fetched = async {
             promote(&*store, &queues, node).await?;
             claim(&*store, &queues, node).await
         };
-        if let Err(error) = fetched.await {
+        let fetched = match fetched.await {
+            Err(StoreError::Fenced) => membership.rejoin(node).await,
+            fetched => fetched,
+        };
+        if let Err(error) = fetched {
             tracing::error!(%error, "fetching owed deliveries failed");
             tokio::time::sleep(PAUSE).await;
             queues.keeper.notify_one();
         }
     }
+}
+
+/// What others may have put into the table.
+async fn look_around(store: &dyn Store, queues: &Queues) -> Result<()> {
+    store.backlog().await?.into_iter().for_each(|endpoint| queues.spilled(endpoint));
+    if store.is_shared()
+        && let Some(next) = store.next_due().await?
+    {
+        queues.due(next);
+    }
+    Ok(())
 }
 
 /// Moves what is due into memory, and remembers when the next one is.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::delivery::{Delivery, Outcome, Status};
 use crate::event::{DeliveryId, ErasureId, Event, EventId, SubjectKey, SyncRunId};
 use crate::keyring::KeyId;
@@ -370,6 +372,27 @@ impl fmt::Display for KeyOf {
     }
 }
 
+/// A node that has neither left nor been declared dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeRow {
+    pub(crate) id: i64,
+    pub(crate) started_ms: u64,
+    /// What is left of its lease; less than nothing when it is over.
+    pub(crate) lease_ms: i64,
+    /// Which version of which connector runs there, as a JSON object of names and `connector_versions.id`.
+    pub(crate) running: String,
+}
+
+/// A node that was declared dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReapedRow {
+    pub(crate) node: i64,
+    /// Its machine's.
+    pub(crate) name: String,
+    /// Deliveries that it held.
+    pub(crate) freed: u64,
+}
+
 impl KeyOf {
     pub(crate) fn place(&self) -> Place<'_> {
         match self {
@@ -592,7 +615,7 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// Tells one policy from another.
+    /// Tells one policy from another. What is long is cut to its hash: it is part of a key, and servers' keys have an end.
     pub(crate) fn policy(&self) -> String {
         let (word, makers) = match &self.whose {
             Whose::Of(makers) => ("of", makers),
@@ -602,9 +625,17 @@ impl Walk {
             Maker::Source(name) => format!(" source:{name}"),
             Maker::Endpoint(name) => format!(" endpoint:{name}"),
         };
-        format!("{} {word}{}", self.keep_ms, makers.iter().map(name).collect::<String>())
+        let names: String = makers.iter().map(name).collect();
+        let policy = format!("{} {word}{names}", self.keep_ms);
+        if policy.len() <= MAX_POLICY {
+            return policy;
+        }
+        format!("{} {word} sha256:{}", self.keep_ms, hex::encode(Sha256::digest(names)))
     }
 }
+
+/// Bytes of a [`Walk::policy`].
+const MAX_POLICY: usize = 1000;
 
 /// What one step of a walk did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -780,4 +811,23 @@ pub(crate) struct Reindexing {
     pub(crate) indexed: u64,
     pub(crate) started_ms: u64,
     pub(crate) finished_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_fits_a_key_and_is_none_but_its_own() {
+        let walk = |makers: usize, keep_ms| Walk {
+            rule: Rule::Content,
+            whose: Whose::Of((0..makers).map(|at| Maker::Source(format!("source-{at}"))).collect()),
+            keep_ms,
+            dead_letters_ms: None,
+        };
+        assert_eq!(walk(2, 7).policy(), "7 of source:source-0 source:source-1");
+        let long = [walk(200, 7), walk(201, 7), walk(200, 8)].map(|walk| walk.policy());
+        assert!(long.iter().all(|policy| policy.len() < MAX_POLICY), "{long:?}");
+        assert!(long[0] != long[1] && long[0] != long[2] && long[0] == walk(200, 7).policy(), "{long:?}");
+    }
 }

@@ -209,6 +209,9 @@ fn check_cursor(receipt: &Receipt, page: Option<&Page>) -> Result<(), End> {
         "the receipt's cursor is the one that the page was asked for with: the run would never end".to_owned()
     } else if cursor.len() > MAX_CURSOR {
         format!("the receipt's cursor has {} bytes, at most {MAX_CURSOR} are kept", cursor.len())
+    } else if cursor.contains('\0') {
+        // PostgreSQL has no such text.
+        "the receipt's cursor holds a zero byte, which not every database can keep".to_owned()
     } else {
         return Ok(());
     };

@@ -6,19 +6,22 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::content::Stored;
-use super::write_headers;
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Settlement, Status, SyncStep};
 use crate::event::{DeliveryId, Event, EventId, NewDelivery, NewEvent, Place};
-use crate::ingress::key::{Key, LABEL};
+use crate::ingress::key::Key;
 use crate::keyring::{KeyId, Keyring};
 use crate::store::rows::{ContentState, Promoted};
-use crate::store::{Done, Work};
+use crate::store::tables::content::{Stored, write_headers};
+use crate::store::{Done, Known, Work};
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
 
 /// Runs `body` in a transaction: committed when it succeeds, rolled back when it does not.
 pub(super) fn transaction<T>(db: &Connection, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    if !db.is_autocommit() {
+        // A future that was dropped between BEGIN and COMMIT left its transaction open; nothing of it was promised.
+        db.execute_batch("rollback")?;
+    }
     db.prepare_cached("begin immediate")?.execute([])?;
     let done = body(db).and_then(|value| {
         db.prepare_cached("commit")?.execute([])?;
@@ -56,33 +59,19 @@ pub(super) fn commit(db: &Connection, known: Known<'_>, node: i64, work: &[Work]
         .collect()
 }
 
-/// How a key is recognised that stands in the table in its other form.
-#[derive(Clone, Copy)]
-pub(super) struct Known<'r> {
-    pub(super) ring: &'r Keyring,
-    /// Whether keys of erased events were hidden that had been open: only then an open key is looked up twice.
-    pub(super) rehidden: bool,
-}
-
-impl Known<'_> {
-    /// The event that the key stands for in its other form: it was open before its source was about people, and it is
-    /// hidden since its event was erased.
-    fn event(self, db: &Connection, key: &Key) -> Result<Option<EventId>> {
-        let other = match &key.open {
-            Some(open) => open.clone(),
-            None if self.rehidden => Key::hidden(&key.index, |index| self.ring.index(LABEL, &[index])),
-            None => return Ok(None),
-        };
-        db.prepare_cached("select event_id from idempotency_keys where key = ?")?
-            .query_row([other], |row| Ok(EventId(row.get(0)?)))
-            .optional()
-    }
+/// The event that the key stands for in its other form: it was open before its source was about people, and it is
+/// hidden since its event was erased.
+fn known_event(db: &Connection, known: Known<'_>, key: &Key) -> Result<Option<EventId>> {
+    let Some(other) = known.other_form(key) else { return Ok(None) };
+    db.prepare_cached("select event_id from idempotency_keys where key = ?")?
+        .query_row([other], |row| Ok(EventId(row.get(0)?)))
+        .optional()
 }
 
 /// Inserts the event with its deliveries, unless its key is known. Answers the id that the key stands for.
 pub(super) fn accept(db: &Connection, known: Known<'_>, node: i64, new: &NewEvent) -> Result<EventId> {
     let event = &new.event;
-    if let Some(first) = known.event(db, &new.key)? {
+    if let Some(first) = known_event(db, known, &new.key)? {
         return Ok(first);
     }
     let fresh = db

@@ -1,40 +1,39 @@
 //! What the rows hold of content: opened where it is sealed, and the keys that it is sealed with.
 
-use bytes::Bytes;
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use std::sync::Arc;
 
-use super::read_headers;
+use bytes::Bytes;
+
 use crate::clock::ID_STRIDE;
-use crate::delivery::Said;
+use crate::delivery::{Said, is_code};
 use crate::event::{Content, DeliveryId, EventId};
 use crate::keyring::{KeyId, Keyring};
 use crate::seal::{Place, SealKey};
 use crate::store::Result;
 use crate::store::rows::{ContentState, KeyOf, WrappedKey};
+use crate::store::sql::{Conn, Row, query};
 
 /// An event's content as it is stored.
-pub(super) struct Stored<'r> {
-    pub(super) event: i64,
-    pub(super) content: ContentState,
-    pub(super) headers: Option<&'r str>,
-    pub(super) payload: &'r [u8],
-    pub(super) envelope: Option<&'r [u8]>,
-    pub(super) key: Option<(KeyId, &'r [u8])>,
+pub(in crate::store) struct Stored<'r> {
+    pub(in crate::store) event: i64,
+    pub(in crate::store) content: ContentState,
+    pub(in crate::store) headers: Option<&'r str>,
+    pub(in crate::store) payload: &'r [u8],
+    pub(in crate::store) envelope: Option<&'r [u8]>,
+    pub(in crate::store) key: Option<(KeyId, &'r [u8])>,
 }
 
-pub(super) struct Opened {
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) payload: Bytes,
+pub(in crate::store) struct Opened {
+    pub(in crate::store) headers: Vec<(String, String)>,
+    pub(in crate::store) payload: Bytes,
     /// The idempotency key, where it is sealed.
-    pub(super) shown: Option<String>,
-    pub(super) content: Content,
+    pub(in crate::store) shown: Option<String>,
+    pub(in crate::store) content: Content,
 }
 
 impl Stored<'_> {
     /// What cannot be opened is as good as gone, and said in the log: one bad row must not stand in the way of others.
-    pub(super) fn open(&self, ring: &Keyring) -> Opened {
+    pub(in crate::store) fn open(&self, ring: &Keyring) -> Opened {
         match self.content {
             ContentState::Clear => Opened {
                 headers: read_headers(self.headers),
@@ -74,63 +73,76 @@ impl Opened {
 }
 
 /// What was said about a try, with the key of its event.
-pub(super) fn said(key: Option<&SealKey>, delivery: i64, number: u32, sealed: &[u8]) -> Said {
+pub(in crate::store) fn said(key: Option<&SealKey>, delivery: i64, number: u32, sealed: &[u8]) -> Said {
     let opened = key.and_then(|key| key.open(Place::Attempt { delivery, number }, sealed).ok());
     opened.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default()
 }
 
+/// Null when there are none, which is the common case.
+pub(in crate::store) fn write_headers(headers: &[(String, String)]) -> Option<String> {
+    if headers.is_empty() {
+        return None;
+    }
+    // Strings always serialise.
+    serde_json::to_string(headers).ok()
+}
+
+fn read_headers(text: Option<&str>) -> Vec<(String, String)> {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
 /// Whether the delivery's event has no content any more.
-pub(super) async fn is_gone(conn: &mut SqliteConnection, delivery: DeliveryId) -> Result<bool> {
-    let content: Option<i64> = sqlx::query_scalar(
-        "select content from integration_events e join webhook_deliveries d on d.event_id = e.id where d.id = ?",
-    )
-    .bind(delivery.0)
-    .fetch_optional(conn)
-    .await?;
+pub(super) async fn is_gone(conn: &mut Conn, delivery: DeliveryId) -> Result<bool> {
+    let content: Option<i64> =
+        query("select content from integration_events e join webhook_deliveries d on d.event_id = e.id where d.id = ?")
+            .bind(delivery.0)
+            .fetch_value(conn)
+            .await?;
     Ok(!matches!(content.map(ContentState::from_sql), Some(ContentState::Clear | ContentState::Sealed)))
 }
 
+/// An event's key as it is wrapped, from the columns `key_id` and `wrapped`.
+pub(super) fn wrapped_key(row: &Row, column: usize) -> Result<Option<(KeyId, &[u8])>> {
+    Ok(row.try_get::<Option<u32>>(column)?.map(KeyId).zip(row.try_get::<Option<&[u8]>>(column + 1)?))
+}
+
 /// The key of an event, from the columns `key_id` and `wrapped`.
-pub(super) fn event_key(ring: &Keyring, event: i64, row: &SqliteRow, column: usize) -> Result<Option<SealKey>> {
-    let (Some(id), Some(wrapped)) =
-        (row.try_get::<Option<u32>, _>(column)?, row.try_get::<Option<&[u8]>, _>(column + 1)?)
-    else {
-        return Ok(None);
-    };
-    Ok(ring.unwrap(Place::PayloadKey { event }, KeyId(id), wrapped).ok())
+pub(super) fn event_key(ring: &Keyring, event: i64, row: &Row, column: usize) -> Result<Option<SealKey>> {
+    let Some((id, wrapped)) = wrapped_key(row, column)? else { return Ok(None) };
+    Ok(ring.unwrap(Place::PayloadKey { event }, id, wrapped).ok())
 }
 
-pub(super) async fn keyring(readers: &SqlitePool) -> Result<Option<Vec<u8>>> {
-    Ok(sqlx::query_scalar("select fingerprint from keyring").fetch_optional(readers).await?)
+pub(in crate::store) async fn keyring(conn: &mut Conn) -> Result<Option<Vec<u8>>> {
+    query("select fingerprint from keyring").fetch_value(conn).await
 }
 
-pub(super) async fn set_keyring(conn: &mut SqliteConnection, fingerprint: &[u8]) -> Result<()> {
-    sqlx::query("delete from keyring").execute(&mut *conn).await?;
-    sqlx::query("insert into keyring (fingerprint) values (?)").bind(fingerprint.to_vec()).execute(conn).await?;
+pub(in crate::store) async fn set_keyring(conn: &mut Conn, fingerprint: &[u8]) -> Result<()> {
+    query("delete from keyring").execute(conn).await?;
+    query("insert into keyring (fingerprint) values (?)").bind(fingerprint).execute(conn).await?;
     Ok(())
 }
 
-pub(super) async fn wrapped(readers: &SqlitePool) -> Result<Vec<(KeyId, u64)>> {
-    let rows = sqlx::query(
-        "select key_id, count(*) from (select key_id from integration_events where key_id is not null union all select key_id from secrets) group by 1",
+pub(in crate::store) async fn wrapped(conn: &mut Conn) -> Result<Vec<(KeyId, u64)>> {
+    let rows = query(
+        "select key_id, count(*) from (select key_id from integration_events where key_id is not null \
+         union all select key_id from secrets) k group by 1",
     );
-    let rows = rows.fetch_all(readers).await?;
-    rows.iter().map(|row| Ok((KeyId(row.try_get(0)?), row.try_get::<i64, _>(1)? as u64))).collect()
+    rows.fetch_all(conn).await?.iter().map(|row| Ok((KeyId(row.try_get(0)?), row.try_get(1)?))).collect()
 }
 
-pub(super) async fn wrapped_before(readers: &SqlitePool, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
-    let rows = sqlx::query(
+pub(in crate::store) async fn wrapped_before(conn: &mut Conn, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
+    let rows = query(
         "select id, key_id, wrapped, null from integration_events where key_id < ?1 \
          union all select id, key_id, wrapped, null from integration_events where key_id > ?1 \
          union all select version, key_id, wrapped, name from secrets where key_id <> ?1 limit ?2",
     )
     .bind(active.0)
     .bind(limit)
-    .fetch_all(readers)
+    .fetch_all(conn)
     .await?;
-    let key = |row: &SqliteRow| {
+    let key = |row: &Row| {
         let (number, id) = (row.try_get(0)?, KeyId(row.try_get(1)?));
-        let of = match row.try_get::<Option<String>, _>(3)? {
+        let of = match row.try_get::<Option<String>>(3)? {
             Some(name) => KeyOf::Secret { name, version: number },
             None => KeyOf::Event(EventId(number)),
         };
@@ -139,70 +151,78 @@ pub(super) async fn wrapped_before(readers: &SqlitePool, active: KeyId, limit: u
     rows.iter().map(key).collect()
 }
 
-pub(super) async fn rewrap(conn: &mut SqliteConnection, keys: &[WrappedKey]) -> Result<()> {
+pub(in crate::store) async fn rewrap(conn: &mut Conn, keys: &[WrappedKey]) -> Result<()> {
     for key in keys {
         let change = match &key.of {
             KeyOf::Event(event) => {
-                sqlx::query("update integration_events set key_id = ?, wrapped = ? where key_id = ? and id = ?")
+                query("update integration_events set key_id = ?, wrapped = ? where key_id = ? and id = ?")
                     .bind(key.key.0)
-                    .bind(key.wrapped.clone())
+                    .bind(&key.wrapped)
                     .bind(key.was.0)
                     .bind(event.0)
             }
             KeyOf::Secret { name, version } => {
-                sqlx::query("update secrets set key_id = ?, wrapped = ? where key_id = ? and name = ? and version = ?")
+                query("update secrets set key_id = ?, wrapped = ? where key_id = ? and name = ? and version = ?")
                     .bind(key.key.0)
-                    .bind(key.wrapped.clone())
+                    .bind(&key.wrapped)
                     .bind(key.was.0)
-                    .bind(name.clone())
+                    .bind(name)
                     .bind(*version)
             }
         };
-        change.execute(&mut *conn).await?;
+        change.execute(conn).await?;
     }
     Ok(())
 }
-
-/// What is said of an event, emptied: ?1 is its id, its deliveries' ids lie between ?1 and ?2, ?3 is the state. A code
-/// stays as long as it is one (`delivery::is_code`), and an idempotency key where it could not be content.
-const FORGET: &[&str] = &[
-    "update delivery_attempts set message = null, log = null, sealed = null, code = case when length(code) <= 64 \
-     and code not glob '*[^a-z0-9-]*' and code not glob '*[0-9]*[0-9]*[0-9]*[0-9]*' then code end \
-     where delivery_id > ?1 and delivery_id < ?2",
-    "update dead_letter set message = null, code = case when length(code) <= 64 and code not glob '*[^a-z0-9-]*' \
-     and code not glob '*[0-9]*[0-9]*[0-9]*[0-9]*' then code end where delivery_id > ?1 and delivery_id < ?2",
-    // The keyed hash of what it was ordered by, of deliveries that have ended.
-    "update webhook_deliveries set ordering_key = null where id > ?1 and id < ?2 and ordering_key is not null \
-     and status not in (0, 1, 5)",
-    "delete from subject_index where event_id = ?1",
-    // Of a sealed event the column holds a key in clear only where it is no content.
-    "update integration_events set idempotency_key = case when content = 1 then idempotency_key else '' end, \
-     content = ?3, payload = x'', headers = null, sealed = null, key_id = null, wrapped = null where id = ?1 and content < 2",
-];
 
 /// Empties an event's content and everything that was said about it, and sets `state`, which is expired or erased: rows
-/// stay, and say that there was something. What is owed of it stays owed, with nothing left to deliver. The pages are
-/// overwritten (`secure_delete`); the write-ahead log holds them until it is emptied.
-///
-/// [`forget_directly`] does the same on the other way to the connection.
-pub(super) async fn forget(conn: &mut SqliteConnection, event: EventId, state: ContentState) -> Result<()> {
-    for statement in FORGET {
-        let statement = sqlx::query(*statement).bind(event.0).bind(event.0 + ID_STRIDE).bind(state as i64);
-        statement.execute(&mut *conn).await?;
-    }
-    Ok(())
-}
-
-pub(super) fn forget_directly(db: &rusqlite::Connection, event: EventId, state: ContentState) -> rusqlite::Result<()> {
-    let values = [event.0, event.0 + ID_STRIDE, state as i64];
-    for statement in FORGET {
-        let mut statement = db.prepare_cached(statement)?;
-        // Not each of them asks for all three.
-        for (at, value) in (1..=statement.parameter_count()).zip(values) {
-            statement.raw_bind_parameter(at, value)?;
+/// stay, and say that there was something. What is owed of it stays owed, with nothing left to deliver. SQLite overwrites
+/// its pages (`secure_delete`), and its write-ahead log holds them until it is emptied.
+pub(super) async fn forget(conn: &mut Conn, event: EventId, state: ContentState) -> Result<()> {
+    let (event, end) = (event.0, event.0 + ID_STRIDE);
+    // A code stays as long as it is one.
+    let codes = "select delivery_id, number, code from delivery_attempts \
+                 where delivery_id > ? and delivery_id < ? and code is not null";
+    for row in query(codes).bind(event).bind(end).fetch_all(conn).await? {
+        if !is_code(row.try_get(2)?) {
+            query("update delivery_attempts set code = null where delivery_id = ? and number = ?")
+                .bind(row.try_get::<i64>(0)?)
+                .bind(row.try_get::<i64>(1)?)
+                .execute(conn)
+                .await?;
         }
-        statement.raw_execute()?;
     }
+    let codes =
+        "select delivery_id, code from dead_letter where delivery_id > ? and delivery_id < ? and code is not null";
+    for row in query(codes).bind(event).bind(end).fetch_all(conn).await? {
+        if !is_code(row.try_get(1)?) {
+            query("update dead_letter set code = null where delivery_id = ?")
+                .bind(row.try_get::<i64>(0)?)
+                .execute(conn)
+                .await?;
+        }
+    }
+    for statement in [
+        "update delivery_attempts set message = null, log = null, sealed = null where delivery_id > ? and delivery_id < ?",
+        "update dead_letter set message = null where delivery_id > ? and delivery_id < ?",
+        // The keyed hash of what it was ordered by, of deliveries that have ended.
+        "update webhook_deliveries set ordering_key = null where id > ? and id < ? and ordering_key is not null \
+         and status not in (0, 1, 5)",
+    ] {
+        query(statement).bind(event).bind(end).execute(conn).await?;
+    }
+    query("delete from subject_index where event_id = ?").bind(event).execute(conn).await?;
+    // Of a sealed event the column holds a key in clear only where it is no content.
+    query(
+        "update integration_events set idempotency_key = case when content = 1 then idempotency_key else '' end, \
+         content = ?, payload = ?, headers = null, sealed = null, key_id = null, wrapped = null \
+         where id = ? and content < 2",
+    )
+    .bind(state as i64)
+    .bind(Vec::<u8>::new())
+    .bind(event)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
