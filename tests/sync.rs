@@ -86,8 +86,10 @@ async fn a_thousand_items_are_each_done_once_whatever_happens_to_the_hub() {
     }
     for job in JOBS {
         let runs = hub.get(&format!("/api/sync-jobs/{job}/runs")).await;
-        let runs = runs["items"].as_array().expect("items");
-        assert_eq!(runs.len(), 1, "{job}: {runs:#?}");
+        let all = runs["items"].as_array().expect("items");
+        // At a full hour the schedule begins another one, which knows them all.
+        let runs: Vec<_> = all.iter().filter(|run| run["started_by"] == "operator").collect();
+        assert_eq!(runs.len(), 1, "{job}: {all:#?}");
         assert_eq!((&runs[0]["items"], &runs[0]["known"]), (&ITEMS.into(), &0.into()), "{job}");
     }
 }
