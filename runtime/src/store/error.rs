@@ -15,7 +15,6 @@ pub(crate) enum StoreError {
     Conflict(String),
     /// Others took over what this node held, because its lease had expired: it must join anew.
     #[error("this node's lease had expired, and others took over what it held")]
-    #[allow(dead_code, reason = "to be used")]
     Fenced,
     /// The database refused this row.
     #[error("the database refused it: {0}")]

@@ -35,7 +35,6 @@ impl Dialect {
 }
 
 /// A connection: one that reads, or one in a transaction that ends with [`Conn::commit`] or is as if it had not been.
-#[allow(dead_code, reason = "to be used")]
 pub(super) enum Conn {
     /// One of its own, which nobody gives back.
     Sqlite(SqliteConnection),
