@@ -1,6 +1,5 @@
 //! The one place that reads the time and draws random numbers. Tests hand out a clock that they move themselves.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -87,38 +86,10 @@ impl Ids {
 }
 
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    RANDOM.with_borrow_mut(|drawn| {
-        if drawn.left.len() < N {
-            drawn.refill(N);
-        }
-        // What is handed out is overwritten: nobody finds a key here that is in use somewhere.
-        let from = drawn.left.len() - N;
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&drawn.left[from..]);
-        drawn.left[from..].fill(0);
-        drawn.left.truncate(from);
-        bytes
-    })
-}
-
-/// Random bytes that the system gave and nobody had yet. Asking it costs more than sealing an event with what it gives.
-struct Drawn {
-    left: Vec<u8>,
-}
-
-thread_local! {
-    static RANDOM: RefCell<Drawn> = const { RefCell::new(Drawn { left: Vec::new() }) };
-}
-
-impl Drawn {
-    /// Bytes of one draw.
-    const DRAW: usize = 1 << 10;
-
-    fn refill(&mut self, at_least: usize) {
-        self.left.resize(at_least.max(Self::DRAW), 0);
-        // The system's generator fails only where there is none at all; nothing secure could go on without it.
-        getrandom::fill(&mut self.left).expect("the system has a random generator");
-    }
+    let mut bytes = [0; N];
+    // The system's generator fails only where there is none at all; nothing secure could go on without it.
+    getrandom::fill(&mut bytes).expect("the system has a random generator");
+    bytes
 }
 
 fn random_u32() -> u32 {
