@@ -72,9 +72,7 @@ pub struct Hub {
     /// Whether it was made by this start: then it is to be shown, once.
     pub is_new_key: bool,
     data: PathBuf,
-    store: Arc<dyn Store>,
     membership: Arc<Membership>,
-    clock: Clock,
     stop: CancellationToken,
     tasks: TaskTracker,
     server: JoinHandle<()>,
@@ -88,7 +86,7 @@ impl Hub {
         let Options { data, database, redis, listen, clock, compiler, config } = options;
         let lock = occupy(&data)?;
         let ring = Arc::new(Keyring::open(&data.join("keyring"), clock.now_ms())?);
-        let store = open(database.as_deref(), &data, ring.clone()).await?;
+        let store: Arc<dyn Store> = Arc::new(SqlStore::open(database.as_deref(), &data, ring.clone()).await?);
         // Nodes of one database have one key ring, and no others have it.
         let prefix = format!("tomada:{}:", hex::encode(&ring.index("redis", &[])[..8]));
         let signals = Arc::new(Signals::new(redis.as_deref(), &prefix)?);
@@ -116,7 +114,7 @@ impl Hub {
         let catalog = Arc::new(Current::new(catalog));
         let queues = Arc::new(Queues::new(clock.clone(), signals.clone(), &catalog.get()));
         let (membership, recovered) =
-            Membership::join(store.clone(), queues.clone(), clock.clone(), &machine_name()).await?;
+            Membership::join(store.clone(), queues.clone(), clock.clone(), &machine_name(), &data).await?;
         if recovered > 0 {
             tracing::info!(deliveries = recovered, "taking up what an earlier run left");
         }
@@ -284,9 +282,7 @@ impl Hub {
             admin_key,
             is_new_key,
             data,
-            store,
             membership,
-            clock,
             stop,
             tasks,
             server,
@@ -304,7 +300,7 @@ impl Hub {
             tracing::warn!("some deliveries did not end in time; they are repeated at the next start");
         }
         self.committer.flush().await;
-        self.store.leave(self.membership.node(), self.clock.now_ms()).await?;
+        self.membership.leave().await?;
         let _ = std::fs::remove_file(self.data.join("hub.json"));
         Ok(())
     }
@@ -315,21 +311,6 @@ fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "unknown".into() } else { name.chars().take(128).collect() }
-}
-
-/// The store at a URL, or else in the data directory. No error repeats the URL, which may hold a password.
-async fn open(database: Option<&str>, data: &Path, ring: Arc<Keyring>) -> anyhow::Result<Arc<dyn Store>> {
-    let store = match database.map(|url| (url, url.split("://").next().unwrap_or_default())) {
-        None => SqlStore::sqlite(&data.join("tomada.db"), ring)
-            .await
-            .with_context(|| format!("database in {}", data.display()))?,
-        Some((url, "postgres" | "postgresql")) => {
-            SqlStore::postgres(url, ring).await.context("database on PostgreSQL")?
-        }
-        Some((url, "mysql" | "mariadb")) => SqlStore::mysql(url, ring).await.context("database on MySQL")?,
-        Some(_) => anyhow::bail!("the database's URL must begin with postgres:// or mysql://"),
-    };
-    Ok(Arc::new(store))
 }
 
 fn empty_catalog() -> Catalog {

@@ -5,14 +5,17 @@
 //! It joins anew, under another number, and begins with nothing in memory.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::private::write_private;
 use crate::queue::Queues;
 use crate::store::{LEASE, Result, Store, StoreError};
 
@@ -25,6 +28,8 @@ pub(crate) struct Membership {
     clock: Clock,
     /// The machine's, for people.
     name: String,
+    /// Where the number is remembered as long as it may hold something; see [`Number`].
+    file: PathBuf,
     node: AtomicI64,
     /// See [`doubt`](Membership::doubt).
     in_doubt: AtomicBool,
@@ -35,6 +40,29 @@ pub(crate) struct Membership {
     renewed: Notify,
     /// One at a time joins anew.
     joining: tokio::sync::Mutex<()>,
+}
+
+/// What stands in `node.json` of the data directory. Only one process at a time has that directory: who finds a number there
+/// knows that its process is gone, and need not wait for its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Number {
+    node: i64,
+    /// As the database has it: the directory may have been used with another one.
+    started_ms: u64,
+}
+
+impl Number {
+    fn read(file: &Path) -> Option<Number> {
+        serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    }
+
+    fn write(self, file: &Path) {
+        // Numbers always serialise.
+        let text = serde_json::to_vec(&self).unwrap_or_default();
+        if let Err(error) = write_private(file, &text) {
+            tracing::warn!(%error, "this node's number could not be remembered: after a crash its lease is waited for");
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -58,6 +86,7 @@ impl Membership {
         queues: Arc<Queues>,
         clock: Clock,
         name: &str,
+        data: &Path,
     ) -> Result<(Arc<Membership>, u64)> {
         let begun = now();
         let (node, freed) = store.join(name, clock.now_ms()).await?;
@@ -66,6 +95,7 @@ impl Membership {
             queues,
             clock,
             name: name.to_owned(),
+            file: data.join("node.json"),
             node: AtomicI64::new(node),
             in_doubt: AtomicBool::new(false),
             lease: Mutex::new(Lease { until: begun + LEASE, since: begun }),
@@ -73,7 +103,34 @@ impl Membership {
             renewed: Notify::new(),
             joining: tokio::sync::Mutex::default(),
         };
+        let freed = freed + membership.succeed().await?;
         Ok((Arc::new(membership), freed))
+    }
+
+    /// Hands back what the process before this one held, which had no time to, and remembers the number for the next.
+    async fn succeed(&self) -> Result<u64> {
+        if !self.store.is_shared() {
+            return Ok(0);
+        }
+        let nodes = self.store.nodes().await?;
+        let mut freed = 0;
+        if let Some(Number { node, started_ms }) = Number::read(&self.file)
+            && node != self.node()
+            && nodes.iter().any(|row| row.id == node && row.started_ms == started_ms)
+        {
+            freed = self.store.leave(node, self.clock.now_ms()).await?;
+        }
+        if let Some(own) = nodes.iter().find(|row| row.id == self.node()) {
+            Number { node: own.id, started_ms: own.started_ms }.write(&self.file);
+        }
+        Ok(freed)
+    }
+
+    /// Leaves, in order: nothing is left to remember.
+    pub(crate) async fn leave(&self) -> Result<()> {
+        self.store.leave(self.node(), self.clock.now_ms()).await?;
+        let _ = std::fs::remove_file(&self.file);
+        Ok(())
     }
 
     /// The number under which this process holds deliveries now.
@@ -131,10 +188,12 @@ impl Membership {
         let (node, _) = self.store.join(&self.name, now_ms).await?;
         // It may have been taken over already, and then there is nothing left to hand back.
         self.store.leave(old, now_ms).await?;
+        Number { node, started_ms: now_ms }.write(&self.file);
+        // What is in memory is the table's again. Whatever is running ends, and settles nothing. Before the new number
+        // counts: what comes into memory under it is held under it, and nobody else would deliver it.
+        self.queues.forget();
         self.node.store(node, Ordering::Release);
         self.in_doubt.store(false, Ordering::Release);
-        // What is in memory is the table's again. Whatever is running ends, and settles nothing.
-        self.queues.forget();
         self.renew(begun, true);
         tracing::warn!(node, "this node has joined anew: what it held may be with others");
         Ok(())
@@ -165,6 +224,8 @@ impl Membership {
     }
 
     async fn beat(&self) -> Result<()> {
+        // Where nothing is committed any more, nobody else asks.
+        self.certain().await?;
         let (node, begun) = (self.node(), now());
         match self.store.renew(node, &self.running()).await {
             Ok(()) => self.renew(begun, false),

@@ -10,6 +10,7 @@ mod mysql;
 mod postgres;
 pub(crate) mod probe;
 pub(crate) mod rows;
+pub(crate) mod scratch;
 mod sql;
 mod sql_store;
 pub(crate) mod sqlite;
@@ -104,8 +105,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// what earlier ones held goes back into the table, but for tries that had begun and may not be repeated: those are
     /// dead letters. Answers its id and how many went back.
     async fn join(&self, name: &str, now_ms: u64) -> Result<(i64, u64)>;
-    /// Hands back what this node holds.
-    async fn leave(&self, node: i64, now_ms: u64) -> Result<()>;
+    /// Ends a node's number and hands back what it holds; answers how many that were.
+    async fn leave(&self, node: i64, now_ms: u64) -> Result<u64>;
     /// Renews a node's lease, and says which versions run there. [`StoreError::Fenced`] when it was declared dead.
     async fn renew(&self, node: i64, running: &str) -> Result<()>;
     /// Declares those dead whose lease is over, and hands back what they hold, as in [`join`](Self::join).

@@ -460,6 +460,7 @@ cases! {
     nodes:
         each_start_is_a_node_of_its_own
         what_a_node_held_is_owed_to_all_when_it_leaves
+        what_a_commit_brings_that_is_under_way_goes_back_too
         what_a_node_that_is_gone_held_goes_back
         a_node_that_was_taken_over_is_fenced
         a_node_that_renews_its_lease_is_there

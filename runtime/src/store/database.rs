@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection as _;
+use sqlx::pool::PoolOptions;
+use tokio::time::timeout;
 
 use super::error::Cause;
 use super::rows::Promoted;
@@ -32,6 +35,54 @@ impl Patience {
         tokio::time::sleep(Duration::from_millis(u64::from(pause) * u64::from(self.0) / 16)).await;
         Ok(())
     }
+}
+
+/// Runs a transaction, and again where the database asks for that. A macro, because the compiler does not see that a
+/// closure's future can be sent.
+macro_rules! patiently {
+    ($once:expr) => {{
+        let mut patience = $crate::store::database::Patience::default();
+        loop {
+            match $once.await {
+                Err($crate::store::StoreError::Clash(cause)) => patience.wait(cause).await?,
+                done => break done,
+            }
+        }
+    }};
+}
+pub(super) use patiently;
+
+/// Ends a transaction: with a commit when it succeeded.
+pub(super) async fn end<T>(conn: Conn, done: Result<T>) -> Result<T> {
+    match &done {
+        Ok(_) => conn.commit().await?,
+        Err(_) => conn.rollback().await,
+    }
+    done
+}
+
+/// A connection that nobody used for so long is asked whether it is there before it is used. One that is in use all the
+/// time is not: that would be one more way there and back for each commit.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// How long that, and the way back into the pool, may take.
+const PING: Duration = Duration::from_secs(2);
+/// How long a connection is waited for, a new one included.
+const ACQUIRE: Duration = Duration::from_secs(10);
+
+/// Connections to a server that may go without a word: one that does not answer is closed, and another is made.
+pub(super) fn pool<DB: sqlx::Database>(connections: u32) -> PoolOptions<DB> {
+    PoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|conn, used| Box::pin(async move { Ok(used.idle_for < TRUSTED || answers::<DB>(conn).await) }))
+        // sqlx asks as well, and waits without end.
+        .after_release(|conn, _| Box::pin(async move { Ok(answers::<DB>(conn).await) }))
+}
+
+/// One that does not is closed. That is nothing to log: servers close what nobody uses.
+async fn answers<DB: sqlx::Database>(conn: &mut DB::Connection) -> bool {
+    matches!(timeout(PING, conn.ping()).await, Ok(Ok(())))
 }
 
 #[async_trait]

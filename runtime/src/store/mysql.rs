@@ -3,18 +3,16 @@
 mod hot;
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use sqlx::migrate::Migrate as _;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
-use tokio::time::timeout;
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool};
+use sqlx::{ConnectOptions as _, Executor as _, Row as _};
 
-use super::database::{Database, Patience};
+use super::database::{Database, end, patiently, pool};
 use super::rows::Promoted;
-use super::sql::Conn;
+use super::sql::{Conn, Open, answered};
 use super::{Done, Known, Result, StoreError, Work, batch};
 use crate::delivery::Delivery;
 use crate::event::{EventId, NewDelivery, NewEvent};
@@ -31,13 +29,6 @@ const MAX_ALLOWED_PACKET: i64 = 16 << 20;
 /// wait, and since the server keeps the large statements of the hot path for each connection that uses them.
 const HOT_CONNECTIONS: u32 = 4;
 const CONNECTIONS: u32 = 8;
-/// How long a connection is waited for, a new one included.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a transaction of the hot path may take. A server that is gone without a word would be waited for much longer.
-const ANSWER: Duration = Duration::from_secs(60);
-/// A connection that nobody used for so long is asked whether it is there before it is used. One that is in use all the
-/// time is not: that would be one more way there and back for each commit.
-const TRUSTED: Duration = Duration::from_secs(1);
 /// Statements that a connection keeps prepared.
 const STATEMENTS: usize = 256;
 
@@ -73,18 +64,7 @@ impl MySql {
             .statement_cache_capacity(STATEMENTS)
             .disable_statement_logging();
         let pool = |connections| {
-            MySqlPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .test_before_acquire(false)
-                .before_acquire(|conn, used| {
-                    Box::pin(async move {
-                        if used.idle_for > TRUSTED {
-                            conn.ping().await?;
-                        }
-                        Ok(true)
-                    })
-                })
+            pool::<sqlx::MySql>(connections)
                 .after_connect(|conn, _| Box::pin(async move { conn.execute(SESSION).await.map(drop) }))
         };
         let others = pool(CONNECTIONS).connect_with(options.clone()).await.map_err(StoreError::from)?;
@@ -97,21 +77,12 @@ impl MySql {
 
     /// Runs `body` in a transaction: committed when it succeeds, rolled back when it does not.
     async fn transaction<T>(&self, body: impl AsyncFnOnce(&mut Conn) -> Result<T>) -> Result<T> {
-        let transaction = async {
-            let mut conn = Conn::MySql(self.hot.begin().await?);
-            match body(&mut conn).await {
-                Ok(value) => {
-                    conn.commit().await?;
-                    Ok(value)
-                }
-                Err(error) => {
-                    conn.rollback().await;
-                    Err(error)
-                }
-            }
-        };
-        let late = |_| Err(StoreError::Database("the server did not answer in time".into()));
-        timeout(ANSWER, transaction).await.unwrap_or_else(late)
+        answered(async {
+            let mut conn = Conn::MySql(Open::begin(self.hot.acquire().await?).await?);
+            let done = body(&mut conn).await;
+            end(conn, done).await
+        })
+        .await
     }
 }
 
@@ -126,37 +97,19 @@ impl Database for MySql {
     }
 
     async fn begin(&self) -> Result<Conn> {
-        Ok(Conn::MySql(self.others.begin().await?))
+        Ok(Conn::MySql(Open::begin(self.others.acquire().await?).await?))
     }
 
     async fn commit(&self, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {
-        let mut patience = Patience::default();
-        loop {
-            match self.transaction(async |conn| batch::commit(&mut Hot(conn), known, node, work).await).await {
-                Err(StoreError::Clash(cause)) => patience.wait(cause).await?,
-                done => return done,
-            }
-        }
+        patiently!(self.transaction(async |conn| batch::commit(&mut Hot(conn), known, node, work).await))
     }
 
     async fn claim(&self, ring: &Keyring, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
-        let mut patience = Patience::default();
-        loop {
-            match self.transaction(async |conn| Hot(conn).claim(ring, node, endpoint, limit).await).await {
-                Err(StoreError::Clash(cause)) => patience.wait(cause).await?,
-                done => return done,
-            }
-        }
+        patiently!(self.transaction(async |conn| Hot(conn).claim(ring, node, endpoint, limit).await))
     }
 
     async fn promote(&self, ring: &Keyring, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
-        let mut patience = Patience::default();
-        loop {
-            match self.transaction(async |conn| Hot(conn).promote(ring, node, now_ms, limit).await).await {
-                Err(StoreError::Clash(cause)) => patience.wait(cause).await?,
-                done => return done,
-            }
-        }
+        patiently!(self.transaction(async |conn| Hot(conn).promote(ring, node, now_ms, limit).await))
     }
 
     async fn accept(&self, conn: &mut Conn, known: Known<'_>, node: i64, event: &NewEvent) -> Result<EventId> {

@@ -3,16 +3,15 @@
 mod hot;
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::{ConnectOptions, Connection as _, Row as _};
 use tokio::task::block_in_place;
 
-use super::database::{Database, Patience};
+use super::database::{Database, end, patiently, pool};
 use super::rows::Promoted;
-use super::sql::Conn;
+use super::sql::{Conn, Open, answered};
 use super::{Done, Known, Result, StoreError, Work, batch};
 use crate::delivery::Delivery;
 use crate::event::{EventId, NewDelivery, NewEvent};
@@ -24,11 +23,6 @@ const OLDEST_SERVER: i32 = 140_000;
 /// The committer, the keeper, the scheduler and what tidies up hold one each, for moments; the rest is for what operators
 /// ask. Ten nodes stay below a server's usual limit of 100.
 const CONNECTIONS: u32 = 8;
-/// How long somebody waits for one of them.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that nobody used for so long is asked whether it is there before it is used. One that is in use all the
-/// time is not: that would be one more way there and back for each commit.
-const TRUSTED: Duration = Duration::from_secs(1);
 /// The same for each connection, whatever the server's or the database's settings are.
 ///
 /// * A 202 means durable. Where the server has switched that off, we switch it on for us; what it says of standbys
@@ -62,18 +56,7 @@ impl Postgres {
         }
         sqlx::migrate!("../migrations/postgres").run(&mut conn).await.map_err(StoreError::from)?;
         conn.close().await.map_err(StoreError::from)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|conn, used| {
-                Box::pin(async move {
-                    if used.idle_for > TRUSTED {
-                        conn.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
+        let pool = pool(CONNECTIONS)
             .after_connect(|conn, _| Box::pin(async move { sqlx::query(SETTINGS).execute(conn).await.map(drop) }))
             .connect_with(options)
             .await
@@ -82,44 +65,31 @@ impl Postgres {
     }
 
     async fn commit_once(&self, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {
-        let mut conn = self.begin().await?;
-        let done = batch::commit(&mut Hot(&mut conn), known, node, work).await;
-        end(conn, done).await
+        answered(async {
+            let mut conn = self.begin().await?;
+            let done = batch::commit(&mut Hot(&mut conn), known, node, work).await;
+            end(conn, done).await
+        })
+        .await
     }
 
     async fn claim_once(&self, node: i64, endpoint: i64, limit: u32) -> Result<Vec<PgRow>> {
-        let mut conn = self.begin().await?;
-        let rows = Hot(&mut conn).claim(node, endpoint, limit).await;
-        end(conn, rows).await
+        answered(async {
+            let mut conn = self.begin().await?;
+            let rows = Hot(&mut conn).claim(node, endpoint, limit).await;
+            end(conn, rows).await
+        })
+        .await
     }
 
     async fn promote_once(&self, node: i64, now_ms: u64, limit: u32) -> Result<Vec<PgRow>> {
-        let mut conn = self.begin().await?;
-        let rows = Hot(&mut conn).promote(node, now_ms, limit).await;
-        end(conn, rows).await
+        answered(async {
+            let mut conn = self.begin().await?;
+            let rows = Hot(&mut conn).promote(node, now_ms, limit).await;
+            end(conn, rows).await
+        })
+        .await
     }
-}
-
-/// Commits what succeeded.
-async fn end<T>(conn: Conn, done: Result<T>) -> Result<T> {
-    match &done {
-        Ok(_) => conn.commit().await?,
-        Err(_) => conn.rollback().await,
-    }
-    done
-}
-
-/// Runs a transaction, and again where the database asks for that.
-macro_rules! patiently {
-    ($once:expr) => {{
-        let mut patience = Patience::default();
-        loop {
-            match $once.await {
-                Err(StoreError::Clash(cause)) => patience.wait(cause).await?,
-                done => break done,
-            }
-        }
-    }};
 }
 
 #[async_trait]
@@ -133,7 +103,7 @@ impl Database for Postgres {
     }
 
     async fn begin(&self) -> Result<Conn> {
-        Ok(Conn::Postgres(self.pool.begin().await?))
+        Ok(Conn::Postgres(Open::begin(self.pool.acquire().await?).await?))
     }
 
     async fn commit(&self, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {

@@ -5,16 +5,32 @@
 //! [`render`] has the list. What needs more than words is written for each, in `sqlite`, `postgres` and `mysql`.
 
 use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use sqlx::mysql::{MySql, MySqlConnection, MySqlRow};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _, Transaction};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 
 use super::sqlite::Writer;
 use super::{Result, StoreError};
+
+/// How long a server may take for a statement, or for a transaction of the hot path. One that is gone without a word (a
+/// cable, a firewall) would be waited for until TCP gives up, which takes a quarter of an hour.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// Waits for a server no longer than [`ANSWER`].
+pub(super) async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> StoreError {
+    StoreError::Database("the server did not answer in time".into())
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
@@ -42,9 +58,59 @@ pub(super) enum Conn {
     /// Rolled back by whoever takes the writer next, when it is dropped.
     SqliteWriter(OwnedMutexGuard<Writer>),
     PostgresReader(PoolConnection<Postgres>),
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(Open<Postgres>),
     MySqlReader(PoolConnection<MySql>),
-    MySql(Transaction<'static, MySql>),
+    MySql(Open<MySql>),
+}
+
+/// A transaction on a server. Where it is dropped before it has ended (whoever waited has gone, or it took too long) its
+/// connection is closed, and the server rolls it back: nobody knows what is under way on it, and the next one would wait.
+pub(super) struct Open<DB: sqlx::Database> {
+    conn: PoolConnection<DB>,
+    ended: bool,
+}
+
+impl<DB: sqlx::Database> Open<DB>
+where
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    pub(super) async fn begin(conn: PoolConnection<DB>) -> Result<Open<DB>> {
+        let mut open = Open { conn, ended: false };
+        open.say("begin").await?;
+        Ok(open)
+    }
+
+    async fn end(mut self, word: &'static str) -> Result<()> {
+        self.say(word).await?;
+        self.ended = true;
+        Ok(())
+    }
+
+    async fn say(&mut self, word: &'static str) -> Result<()> {
+        answered(async { Ok(self.conn.execute(word).await.map(drop)?) }).await
+    }
+}
+
+impl<DB: sqlx::Database> Deref for Open<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.conn
+    }
+}
+
+impl<DB: sqlx::Database> DerefMut for Open<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        &mut self.conn
+    }
+}
+
+impl<DB: sqlx::Database> Drop for Open<DB> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.conn.close_on_drop();
+        }
+    }
 }
 
 enum Raw<'c> {
@@ -74,6 +140,22 @@ impl Conn {
         }
     }
 
+    /// How long a statement may take here.
+    fn limit(&self) -> Duration {
+        if self.dialect() == Dialect::Sqlite { Duration::MAX } else { ANSWER }
+    }
+
+    /// Nobody uses a connection again that owes an answer.
+    fn give_up(&mut self) -> StoreError {
+        match self {
+            Conn::PostgresReader(conn) => conn.close_on_drop(),
+            Conn::MySqlReader(conn) => conn.close_on_drop(),
+            // In a transaction it is closed in any case.
+            Conn::Postgres(_) | Conn::MySql(_) | Conn::Sqlite(_) | Conn::SqliteReader(_) | Conn::SqliteWriter(_) => {}
+        }
+        late()
+    }
+
     pub(super) async fn commit(self) -> Result<()> {
         match self {
             Conn::SqliteWriter(mut writer) => {
@@ -83,8 +165,8 @@ impl Conn {
                     return Err(error.into());
                 }
             }
-            Conn::Postgres(transaction) => transaction.commit().await?,
-            Conn::MySql(transaction) => transaction.commit().await?,
+            Conn::Postgres(open) => open.end("commit").await?,
+            Conn::MySql(open) => open.end("commit").await?,
             Conn::Sqlite(_) | Conn::SqliteReader(_) | Conn::PostgresReader(_) | Conn::MySqlReader(_) => {}
         }
         Ok(())
@@ -94,8 +176,8 @@ impl Conn {
         // What cannot be rolled back is closed, and rolled back by the database.
         match self {
             Conn::SqliteWriter(mut writer) => drop(sqlx::query("rollback").execute(&mut writer.sqlx).await),
-            Conn::Postgres(transaction) => drop(transaction.rollback().await),
-            Conn::MySql(transaction) => drop(transaction.rollback().await),
+            Conn::Postgres(open) => drop(open.end("rollback").await),
+            Conn::MySql(open) => drop(open.end("rollback").await),
             Conn::Sqlite(_) | Conn::SqliteReader(_) | Conn::PostgresReader(_) | Conn::MySqlReader(_) => {}
         }
     }
@@ -183,10 +265,11 @@ impl<const N: usize> From<[u8; N]> for Value {
 pub(super) struct Query {
     sql: Cow<'static, str>,
     values: Vec<Value>,
+    is_long: bool,
 }
 
 pub(super) fn query(sql: impl Into<Cow<'static, str>>) -> Query {
-    Query { sql: sql.into(), values: Vec::new() }
+    Query { sql: sql.into(), values: Vec::new(), is_long: false }
 }
 
 macro_rules! bound {
@@ -204,7 +287,23 @@ macro_rules! bound {
     }};
 }
 
+/// What a connection answers, in time.
+macro_rules! asked {
+    ($query:ident, $conn:ident, $answer:expr) => {{
+        let limit = if $query.is_long { Duration::MAX } else { $conn.limit() };
+        let $query = $query.render($conn.dialect());
+        let answer: Result<Result<_>, _> = timeout(limit, async { Ok($answer) }).await;
+        answer.unwrap_or_else(|_| Err($conn.give_up()))
+    }};
+}
+
 impl Query {
+    /// For what goes over a whole table, when the hub starts: it may take as long as it takes.
+    pub(super) fn long(mut self) -> Query {
+        self.is_long = true;
+        self
+    }
+
     pub(super) fn bind(mut self, value: impl Into<Value>) -> Query {
         self.values.push(value.into());
         self
@@ -222,30 +321,42 @@ impl Query {
 
     /// Answers how many rows it changed, or would have changed had they not been so already.
     pub(super) async fn execute(self, conn: &mut Conn) -> Result<u64> {
-        let query = self.render(conn.dialect());
-        Ok(match conn.raw() {
-            Raw::Sqlite(conn) => bound!(query).execute(conn).await?.rows_affected(),
-            Raw::Postgres(conn) => bound!(query).execute(conn).await?.rows_affected(),
-            Raw::MySql(conn) => bound!(query).execute(conn).await?.rows_affected(),
-        })
+        let query = self;
+        asked!(
+            query,
+            conn,
+            match conn.raw() {
+                Raw::Sqlite(conn) => bound!(query).execute(conn).await?.rows_affected(),
+                Raw::Postgres(conn) => bound!(query).execute(conn).await?.rows_affected(),
+                Raw::MySql(conn) => bound!(query).execute(conn).await?.rows_affected(),
+            }
+        )
     }
 
     pub(super) async fn fetch_all(self, conn: &mut Conn) -> Result<Vec<Row>> {
-        let query = self.render(conn.dialect());
-        Ok(match conn.raw() {
-            Raw::Sqlite(conn) => bound!(query).fetch_all(conn).await?.into_iter().map(Row::Sqlite).collect(),
-            Raw::Postgres(conn) => bound!(query).fetch_all(conn).await?.into_iter().map(Row::Postgres).collect(),
-            Raw::MySql(conn) => bound!(query).fetch_all(conn).await?.into_iter().map(Row::MySql).collect(),
-        })
+        let query = self;
+        asked!(
+            query,
+            conn,
+            match conn.raw() {
+                Raw::Sqlite(conn) => bound!(query).fetch_all(conn).await?.into_iter().map(Row::Sqlite).collect(),
+                Raw::Postgres(conn) => bound!(query).fetch_all(conn).await?.into_iter().map(Row::Postgres).collect(),
+                Raw::MySql(conn) => bound!(query).fetch_all(conn).await?.into_iter().map(Row::MySql).collect(),
+            }
+        )
     }
 
     pub(super) async fn fetch_optional(self, conn: &mut Conn) -> Result<Option<Row>> {
-        let query = self.render(conn.dialect());
-        Ok(match conn.raw() {
-            Raw::Sqlite(conn) => bound!(query).fetch_optional(conn).await?.map(Row::Sqlite),
-            Raw::Postgres(conn) => bound!(query).fetch_optional(conn).await?.map(Row::Postgres),
-            Raw::MySql(conn) => bound!(query).fetch_optional(conn).await?.map(Row::MySql),
-        })
+        let query = self;
+        asked!(
+            query,
+            conn,
+            match conn.raw() {
+                Raw::Sqlite(conn) => bound!(query).fetch_optional(conn).await?.map(Row::Sqlite),
+                Raw::Postgres(conn) => bound!(query).fetch_optional(conn).await?.map(Row::Postgres),
+                Raw::MySql(conn) => bound!(query).fetch_optional(conn).await?.map(Row::MySql),
+            }
+        )
     }
 
     pub(super) async fn fetch_one(self, conn: &mut Conn) -> Result<Row> {
@@ -264,15 +375,19 @@ impl Query {
 
     /// Inserts a row into a table whose `id` the database gives, and answers that.
     pub(super) async fn insert(self, conn: &mut Conn) -> Result<i64> {
-        let (sql, values) = self.render(conn.dialect());
-        Ok(match conn.raw() {
-            Raw::Sqlite(conn) => bound!((sql, values)).execute(conn).await?.last_insert_rowid(),
-            Raw::Postgres(conn) => {
-                let query = (format!("{sql} returning id"), values);
-                bound!(query).fetch_one(conn).await?.try_get(0)?
+        let query = self;
+        asked!(
+            query,
+            conn,
+            match conn.raw() {
+                Raw::Sqlite(conn) => bound!(query).execute(conn).await?.last_insert_rowid(),
+                Raw::Postgres(conn) => {
+                    let (sql, values) = query;
+                    bound!((format!("{sql} returning id"), values)).fetch_one(conn).await?.try_get(0)?
+                }
+                Raw::MySql(conn) => bound!(query).execute(conn).await?.last_insert_id() as i64,
             }
-            Raw::MySql(conn) => bound!((sql, values)).execute(conn).await?.last_insert_id() as i64,
-        })
+        )
     }
 }
 

@@ -4,16 +4,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 
-use super::database::{Database, Patience};
+use super::database::{Database, end, patiently};
 use super::mysql::MySql;
 use super::postgres::Postgres;
 use super::rows::*;
 use super::sql::Conn;
 use super::sqlite::Sqlite;
 use super::tables::*;
-use super::{Done, Known, LEASE, Result, Store, StoreError, Tell, Work};
+use super::{Done, Known, LEASE, Result, Store, Tell, Work};
 use crate::delivery::Delivery;
 use crate::event::{DeliveryId, ErasureId, EventId, NewDelivery, NewEvent, SubjectKey};
 use crate::keyring::{KeyId, Keyring};
@@ -29,6 +30,21 @@ pub(crate) struct SqlStore {
 }
 
 impl SqlStore {
+    /// The database at a URL, or else the one in a directory, with its tables brought up to date. No error repeats the URL,
+    /// which may hold a password.
+    pub(crate) async fn open(url: Option<&str>, directory: &Path, ring: Arc<Keyring>) -> anyhow::Result<SqlStore> {
+        match url.map(|url| (url, url.split("://").next().unwrap_or_default())) {
+            None => SqlStore::sqlite(&directory.join("tomada.db"), ring)
+                .await
+                .with_context(|| format!("database in {}", directory.display())),
+            Some((url, "postgres" | "postgresql")) => {
+                SqlStore::postgres(url, ring).await.context("database on PostgreSQL")
+            }
+            Some((url, "mysql" | "mariadb")) => SqlStore::mysql(url, ring).await.context("database on MySQL"),
+            Some(_) => anyhow::bail!("the database's URL must begin with postgres:// or mysql://"),
+        }
+    }
+
     /// Opens or creates a SQLite file and brings its tables up to date.
     pub(crate) async fn sqlite(path: &Path, ring: Arc<Keyring>) -> anyhow::Result<SqlStore> {
         Ok(SqlStore::on(Box::new(Sqlite::open(path).await?), ring).await?)
@@ -62,22 +78,12 @@ impl SqlStore {
 /// asks for that. A macro, because the compiler does not see that a closure's future can be sent.
 macro_rules! transaction {
     ($store:ident, |$conn:ident| $body:expr) => {{
-        let mut patience = Patience::default();
-        loop {
+        patiently!(async {
             let mut conn = $store.database.begin().await?;
             let $conn = &mut conn;
-            let done = match async { $body }.await {
-                Ok(value) => conn.commit().await.map(|()| value),
-                Err(error) => {
-                    conn.rollback().await;
-                    Err(error)
-                }
-            };
-            match done {
-                Err(StoreError::Clash(cause)) => patience.wait(cause).await?,
-                done => break done,
-            }
-        }
+            let done = async { $body }.await;
+            end(conn, done).await
+        })
     }};
 }
 
@@ -132,7 +138,7 @@ impl Store for SqlStore {
         transaction!(self, |conn| nodes::join(conn, name, LEASE.as_millis() as u64, now_ms).await)
     }
 
-    async fn leave(&self, node: i64, now_ms: u64) -> Result<()> {
+    async fn leave(&self, node: i64, now_ms: u64) -> Result<u64> {
         transaction!(self, |conn| nodes::leave(conn, node, now_ms).await)
     }
 

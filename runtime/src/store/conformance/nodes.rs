@@ -29,6 +29,30 @@ pub(super) async fn what_a_node_held_is_owed_to_all_when_it_leaves(bench: &Bench
     assert!(store.backlog().await.unwrap().is_empty());
 }
 
+/// A commit that is under way when its node's number ends, as one whose answer was lost: what it brings goes back as well.
+pub(super) async fn what_a_commit_brings_that_is_under_way_goes_back_too(bench: &Bench) {
+    if !bench.store.is_shared() {
+        return;
+    }
+    let [endpoint] = bench.endpoints(["crm"]).await;
+    bench.accept(vec![owed(1, endpoint)]).await;
+    let (store, node) = bench.other().await;
+    // It has the number, as every commit does, and ends a little later.
+    let sleep = if bench.kind == Kind::Postgres { "pg_sleep" } else { "sleep" };
+    let commit = format!(
+        "begin; select id from nodes where id = {node} and left_at is null for update; \
+         update webhook_deliveries set node_id = {node} where exists \
+         (select 1 from nodes where id = {node} and left_at is null); select {sleep}(1); commit"
+    );
+    let at = bench.at.parse().unwrap();
+    let leave = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        store.leave(node, START_MS + 1).await.unwrap();
+    };
+    tokio::join!(run_on(bench.kind, &at, &commit), leave);
+    assert_eq!(bench.claim(endpoint, 10).await.len(), 1);
+}
+
 /// What a node that is gone held goes back, and what had ended stays as it is.
 pub(super) async fn what_a_node_that_is_gone_held_goes_back(bench: &Bench) {
     let [endpoint] = bench.endpoints(["crm"]).await;

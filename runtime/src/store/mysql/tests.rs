@@ -1,6 +1,10 @@
 //! The hot path on a server. `TOMADA_TEST_MYSQL` says where one is.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use tokio::time::timeout;
 
 use super::*;
 use crate::clock::Ids;

@@ -126,7 +126,8 @@ pub(in crate::store) async fn wrapped(conn: &mut Conn) -> Result<Vec<(KeyId, u64
     let rows = query(
         "select key_id, count(*) from (select key_id from integration_events where key_id is not null \
          union all select key_id from secrets) k group by 1",
-    );
+    )
+    .long();
     rows.fetch_all(conn).await?.iter().map(|row| Ok((KeyId(row.try_get(0)?), row.try_get(1)?))).collect()
 }
 

@@ -31,15 +31,15 @@ pub(in crate::store) async fn join(conn: &mut Conn, name: &str, lease_ms: u64, n
     Ok((node, freed))
 }
 
-pub(in crate::store) async fn leave(conn: &mut Conn, node: i64, now_ms: u64) -> Result<()> {
-    // Those that did not end before the hub had to go back as well.
-    hand_back(conn, node, now_ms).await?;
+/// The number goes first: a commit that is under way holds it, and what that brings has to be there to be handed back.
+pub(in crate::store) async fn leave(conn: &mut Conn, node: i64, now_ms: u64) -> Result<u64> {
     query("update nodes set left_at = ? where id = ? and left_at is null")
         .bind(now_ms)
         .bind(node)
         .execute(conn)
         .await?;
-    Ok(())
+    // Those that did not end before the hub had to go back as well.
+    hand_back(conn, node, now_ms).await
 }
 
 pub(in crate::store) async fn renew(conn: &mut Conn, node: i64, lease_ms: u64, running: &str) -> Result<()> {
