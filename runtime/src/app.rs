@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +24,7 @@ use crate::follow::Follower;
 use crate::ingress::{Bodies, Door};
 use crate::keyring::Keyring;
 use crate::keys::{Keys, Pepper, id_of};
-use crate::listen;
+use crate::listen::{self, Closing};
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -44,8 +43,13 @@ use crate::signals::{Notice, Signals};
 use crate::store::{SqlStore, Store};
 use crate::worker::Shop;
 
-/// Deliveries that are under way when the hub stops get this long to end.
-const DRAIN: Duration = Duration::from_secs(25);
+/// When a hub drains, those who send get this long to hear that they should turn elsewhere.
+const LINGER: Duration = Duration::from_secs(3);
+/// What is under way when the hub stops gets this long to end.
+const DRAIN: Duration = Duration::from_secs(20);
+/// And the database this long for what is to be written last. Together they are less than 30 s, after which service
+/// managers kill.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Where a hub lives and how it is reached.
 pub struct Options {
@@ -73,9 +77,10 @@ pub struct Hub {
     pub is_new_key: bool,
     data: PathBuf,
     membership: Arc<Membership>,
-    stop: CancellationToken,
+    closing: Closing,
+    /// Those who serve connections, and all others.
+    server: TaskTracker,
     tasks: TaskTracker,
-    server: JoinHandle<()>,
     committer: Committer,
     /// Held as long as the hub lives, so that no second one opens the same files.
     _lock: std::fs::File,
@@ -154,7 +159,8 @@ impl Hub {
             }
         }
 
-        let stop = CancellationToken::new();
+        let closing = Closing { drain: CancellationToken::new(), stop: CancellationToken::new() };
+        let stop = closing.stop.clone();
         let ids = Arc::new(Ids::default());
         let metrics = Arc::new(Metrics::default());
         let committer = Committer::start(store.clone(), queues.clone(), membership.clone(), metrics.clone())?;
@@ -273,34 +279,49 @@ impl Hub {
                 .route("/webhooks/{*path}", axum::routing::any(crate::ingress::webhook).with_state(door.clone()))
                 .route("/feedback/{token}", axum::routing::any(crate::ingress::feedback::page).with_state(door)),
         );
-        let server = tokio::spawn(listen::serve(listener, router, catalog, metrics, stop.clone()));
+        let server = TaskTracker::new();
+        server.spawn(listen::serve(listener, router, catalog, metrics, closing.clone()));
+        server.close();
         let hub_json = serde_json::json!({ "url": url, "pid": std::process::id() });
         write_private(&data.join("hub.json"), hub_json.to_string().as_bytes())?;
         tracing::info!(%url, "ready");
-        Ok(Hub {
-            url,
-            admin_key,
-            is_new_key,
-            data,
-            membership,
-            stop,
-            tasks,
-            server,
-            committer,
-            _lock: lock,
-        })
+        Ok(Hub { url, admin_key, is_new_key, data, membership, closing, server, tasks, committer, _lock: lock })
+    }
+
+    /// Lets nobody new in, and gives those who send a little time to turn elsewhere, so that none of their requests is
+    /// lost; then it is as [`stop`](Hub::stop). All of it takes less than 30 s, whatever hangs.
+    ///
+    /// # Errors
+    /// The database failed at the end.
+    pub async fn drain(self) -> anyhow::Result<()> {
+        self.closing.drain.cancel();
+        // It has ended when the last connection has.
+        let _ = tokio::time::timeout(LINGER, self.server.wait()).await;
+        self.stop().await
     }
 
     /// Takes no more requests, ends what is under way, hands back the rest.
+    ///
+    /// # Errors
+    /// The database failed at the end.
     pub async fn stop(self) -> anyhow::Result<()> {
-        self.stop.cancel();
-        self.server.await?;
+        self.closing.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+        let ended = async {
+            self.server.wait().await;
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(DRAIN, ended).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they are repeated at the next start");
         }
-        self.committer.flush().await;
-        self.membership.leave().await?;
+        let last = async {
+            self.committer.flush().await;
+            self.membership.leave().await
+        };
+        match tokio::time::timeout(LEAVE, last).await {
+            Ok(left) => left?,
+            Err(_) => tracing::warn!("the database did not answer in time: what this node held is handed back later"),
+        }
         let _ = std::fs::remove_file(self.data.join("hub.json"));
         Ok(())
     }

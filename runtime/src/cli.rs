@@ -283,9 +283,12 @@ async fn run_hub(options: Serve) -> anyhow::Result<()> {
     if hub.is_new_key {
         keys::first(&hub.admin_key, &data);
     }
-    terminated().await?;
+    let end = ended().await?;
     tracing::info!("stopping");
-    hub.stop().await
+    match end {
+        End::Now => hub.stop().await,
+        End::Soon => hub.drain().await,
+    }
 }
 
 /// A URL as an option gives it; an empty one is none.
@@ -293,14 +296,21 @@ fn given(url: Option<String>) -> anyhow::Result<Option<String>> {
     url.filter(|url| !url.is_empty()).map(|url| migrate::url(&url)).transpose()
 }
 
-async fn terminated() -> anyhow::Result<()> {
+/// How somebody wants the hub to end.
+enum End {
+    /// Ctrl-C, by somebody who waits for it.
+    Now,
+    /// SIGTERM, by a service manager while partners send.
+    Soon,
+}
+
+async fn ended() -> anyhow::Result<End> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    Ok(tokio::select! {
+        _ = interrupt.recv() => End::Now,
+        _ = terminate.recv() => End::Soon,
+    })
 }
 
 type Read = fn(&[PathBuf]) -> Result<Config, Vec<config::Problem>>;

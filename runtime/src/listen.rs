@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -39,6 +41,8 @@ pub(crate) const MAX_HEADERS: usize = 64;
 /// Bytes of a request's first line and headers; more are answered with 431. It is looked at between two reads, each of
 /// which brings as many at most.
 const MAX_HEADER_BYTES: usize = 32 << 10;
+/// When a hub drains, how long those who had knocked already are let in while nobody else is.
+const KNOCKED: Duration = Duration::from_millis(50);
 /// For requests that are under way when the hub stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// After an accept that failed, which is for want of file descriptors: connections have to end first.
@@ -74,15 +78,25 @@ impl Default for Bounds {
     }
 }
 
+/// When a door closes.
+#[derive(Clone)]
+pub(crate) struct Closing {
+    /// Nobody new is let in, and whoever sends hears with the next answer that it is the last one here: no request is lost
+    /// by it.
+    pub(crate) drain: CancellationToken,
+    /// Connections end as soon as nothing is under way on them, those that rest at once.
+    pub(crate) stop: CancellationToken,
+}
+
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     catalog: Arc<Current>,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    closing: Closing,
 ) {
     let counted = move |address| !is_local(address) && !is_in(&catalog.get().limits.proxies, address);
-    serve_with(listener, router, Bounds::default(), counted, &metrics, stop).await;
+    serve_with(listener, router, Bounds::default(), counted, &metrics, closing).await;
 }
 
 /// `counted` says which addresses have a cap of their own.
@@ -92,7 +106,7 @@ async fn serve_with(
     bounds: Bounds,
     counted: impl Fn(IpAddr) -> bool,
     metrics: &Arc<Metrics>,
-    stop: CancellationToken,
+    Closing { drain, stop }: Closing,
 ) {
     let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
     server
@@ -109,62 +123,117 @@ async fn serve_with(
     });
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let connections = GracefulShutdown::new();
-    loop {
-        let (stream, address) = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => (stream, peer.ip()),
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+    {
+        let mut closed = std::pin::pin!(closed(&listener, &drain, &stop));
+        loop {
+            let (stream, address) = tokio::select! {
+                () = &mut closed => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => (stream, peer.ip()),
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a connection failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let place = match places.take(address, counted(address)) {
+                Ok(place) => place,
+                Err(why) => {
+                    metrics.connection_refused(match why {
+                        Full::All => "all",
+                        Full::Address => "address",
+                    });
+                    // When even that is too much, it is closed without a word.
+                    if let Ok(turn) = refusals.clone().try_acquire_owned() {
+                        tokio::spawn(refuse(stream, why, turn));
+                    }
                     continue;
                 }
-            },
-        };
-        let place = match places.take(address, counted(address)) {
-            Ok(place) => place,
-            Err(why) => {
-                metrics.connection_refused(match why {
-                    Full::All => "all",
-                    Full::Address => "address",
-                });
-                // When even that is too much, it is closed without a word.
-                if let Ok(turn) = refusals.clone().try_acquire_owned() {
-                    tokio::spawn(refuse(stream, why, turn));
-                }
-                continue;
-            }
-        };
-        let counted = metrics.connection();
-        // Answers are small and should leave at once.
-        let _ = stream.set_nodelay(true);
-        let phase = Arc::new(Phase::default());
-        let service = {
-            let (router, phase) = (router.clone(), phase.clone());
-            tower::service_fn(move |mut request: Request<_>| {
-                phase.set(Phase::ANSWERING);
-                request.extensions_mut().insert(Peer(address));
-                let (answer, phase) = (router.clone().call(request), phase.clone());
-                async move {
-                    let answer = answer.await;
-                    phase.set(Phase::IDLE);
-                    answer
-                }
-            })
-        };
-        let stream = TokioIo::new(Timed { stream, phase, bounds, header: None, write: None });
-        let connection = server.serve_connection(stream, TowerToHyperService::new(service)).into_owned();
-        let watched = connections.watch(connection);
-        tokio::spawn(async move {
-            // An error here is the peer's: a broken request, a reset, a header that did not come in time.
-            let _ = watched.await;
-            drop((place, counted));
-        });
+            };
+            let counted = metrics.connection();
+            // Answers are small and should leave at once.
+            let _ = stream.set_nodelay(true);
+            let phase = Arc::new(Phase::default());
+            let service = {
+                let (router, phase, drain) = (router.clone(), phase.clone(), drain.clone());
+                tower::service_fn(move |mut request: Request<_>| {
+                    phase.set(Phase::ANSWERING);
+                    request.extensions_mut().insert(Peer(address));
+                    let (answer, phase, drain) = (router.clone().call(request), phase.clone(), drain.clone());
+                    async move {
+                        let mut answer = answer.await;
+                        phase.set(Phase::IDLE);
+                        if let (Ok(answer), true) = (&mut answer, drain.is_cancelled()) {
+                            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        }
+                        answer
+                    }
+                })
+            };
+            let stream = TokioIo::new(Timed { stream, phase, bounds, header: None, write: None });
+            let connection = server.serve_connection(stream, TowerToHyperService::new(service)).into_owned();
+            let watched = connections.watch(connection);
+            tokio::spawn(async move {
+                // An error here is the peer's: a broken request, a reset, a header that did not come in time.
+                let _ = watched.await;
+                drop((place, counted));
+            });
+        }
     }
     drop(listener);
+    let all = u32::try_from(bounds.connections).unwrap_or(u32::MAX);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = places.free.acquire_many(all) => {}
+    }
     if tokio::time::timeout(DRAIN, connections.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
+}
+
+/// Returns when the hub stops, or drains and has let in those who had knocked already.
+async fn closed(listener: &TcpListener, drain: &CancellationToken, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = drain.cancelled() => {}
+    }
+    if let Err(error) = turn_away(listener) {
+        tracing::warn!(%error, "connections that are being made now may be reset");
+    }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(KNOCKED) => {}
+    }
+}
+
+/// Lets the kernel drop the first packet of connections to come: who sends it tries again, and by then nobody listens here,
+/// which is an answer. Without it the kernel would complete connections until the socket is closed, and reset those that
+/// had not been accepted: what their peers have sent by then would be lost.
+#[cfg(target_os = "linux")]
+fn turn_away(listener: &TcpListener) -> std::io::Result<()> {
+    use socket2::SockFilter;
+    // linux/filter.h: load a byte of the packet, mask it, compare, return how much of the packet is kept. A socket's filter
+    // sees TCP segments from their header on (RFC 9293, 3.1: the flags are its byte 13).
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    socket2::SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn turn_away(_: &TcpListener) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// The room for connections.
@@ -343,13 +412,18 @@ mod tests {
 
     /// A server that answers `size` bytes, and where it listens.
     async fn server(bounds: Bounds, size: usize) -> std::net::SocketAddr {
+        let closing = Closing { drain: CancellationToken::new(), stop: CancellationToken::new() };
+        server_until(bounds, size, closing).await
+    }
+
+    async fn server_until(bounds: Bounds, size: usize, closing: Closing) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(async move || "x".repeat(size));
         // Loopback is counted here as a stranger's address is.
         tokio::spawn(async move {
             let metrics = Arc::default();
-            serve_with(listener, router, bounds, |_| true, &metrics, CancellationToken::new()).await;
+            serve_with(listener, router, bounds, |_| true, &metrics, closing).await;
         });
         address
     }
@@ -446,5 +520,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_sends_while_it_drains_is_answered_and_told_to_go_elsewhere() {
+        let closing = Closing { drain: CancellationToken::new(), stop: CancellationToken::new() };
+        let address = server_until(Bounds::default(), 0, closing.clone()).await;
+        let mut used = send(address, REQUEST).await;
+        assert!(!answer(&mut used).await.contains("connection: close"));
+        let resting = send(address, "").await;
+        closing.drain.cancel();
+        // Nobody listens any more, soon; until then a connection may wait, but none is reset.
+        let began = Instant::now();
+        while TcpStream::connect(address).await.is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(5), "it still listens");
+        }
+        used.write_all(REQUEST.as_bytes()).await.unwrap();
+        let last = rest(used).await;
+        assert!(last.starts_with("HTTP/1.1 200") && last.contains("connection: close"), "{last}");
+        closing.stop.cancel();
+        assert_eq!(rest(resting).await, "");
     }
 }
