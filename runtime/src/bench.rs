@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "it measures and waits from outside; nothing of the hub depends on it")]
 
 mod baseline;
+mod commits;
 mod ledger;
 mod load;
 mod report;
@@ -13,7 +14,6 @@ mod simulate;
 mod sink;
 mod slow;
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use self::commits::Commits;
 use self::ledger::Ledger;
 use self::load::{Acks, Pace, Target, Until};
 use self::report::{Comparison, Cost, Deliveries, Drain, Report, Round, Slowed};
@@ -36,6 +37,7 @@ use crate::client::{Client, Running, admin_key, authority};
 use crate::config::{self, SecretRef};
 use crate::send::{Scheme, unix_seconds};
 use crate::signature::standard_webhooks_key;
+use crate::store::scratch::Scratch;
 
 /// Signs everything in a bench; it protects nothing.
 const SECRET: &str = "whsec_dG9tYWRhLWJlbmNoLXRvbWFkYS1iZW5jaC0wMDAw";
@@ -83,7 +85,8 @@ struct Options {
     /// Rounds [default: 1, with --compare 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// After each round the same load on something else: axum without a database, or a source that is sealed
+    /// After each round the same on something else: axum without a database, a source that is sealed, or the same commits
+    /// without a hub
     #[arg(long)]
     compare: Option<Peer>,
     /// Each round twice, the second time beside so many connections that send a byte a second
@@ -126,6 +129,9 @@ struct Setting {
     /// Data directory of the hub [default: a new one, removed at the end]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Server for the hub's database, postgres://… or mysql://…: one of its own is made there, and dropped at the end
+    #[arg(long, value_name = "URL", conflicts_with_all = ["url", "write_config"])]
+    database: Option<String>,
     /// Use the hub that runs here, on --data, started as --write-config says
     #[arg(long, requires = "data")]
     url: Option<String>,
@@ -153,6 +159,8 @@ enum Peer {
     Axum,
     /// The same hub, with a source whose events are sealed at rest
     Sealed,
+    /// The same rows, in transactions of the size that the hub's had, on a database of their own
+    Commits,
 }
 
 /// Runs one bench and prints its report. The exit code is 1 when an acknowledged event did not arrive, or one
@@ -161,14 +169,20 @@ enum Peer {
 /// # Errors
 /// The hub does not start, a component is missing, nothing gets through at all, or Ctrl-C.
 pub async fn run(options: BenchOptions) -> Result<ExitCode> {
-    tokio::select! {
-        outcome = measure(options.what) => outcome,
+    let mut scratch = Vec::new();
+    let outcome = tokio::select! {
+        outcome = measure(options.what, &mut scratch) => outcome,
         // The hub and its directory go when the other branch is dropped.
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
+    for database in scratch {
+        database.remove().await.context("a database of the bench is left on the server")?;
     }
+    outcome
 }
 
-async fn measure(what: What) -> Result<ExitCode> {
+/// `scratch` gets the databases that were made, and have to go.
+async fn measure(what: What, scratch: &mut Vec<Scratch>) -> Result<ExitCode> {
     let setting = match &what {
         What::Baseline(options) => {
             let secret = config::resolve(&SecretRef(options.secret.clone()), Path::new("")).map_err(|e| anyhow!(e))?;
@@ -197,7 +211,20 @@ async fn measure(what: What) -> Result<ExitCode> {
         // Of each of them the hub has an end, and we have one; the hub inherits the limit.
         rlimit::increase_nofile_limit(u64::from(*slow) + 20_000).context("more files cannot be opened")?;
     }
-    let mut bench = Bench::start(setting, place, delivers).await?;
+    if let Some(server) = &setting.database {
+        for part in ["hub", "commits"] {
+            let name = format!("tomada_bench_{}_{part}", std::process::id());
+            scratch.push(Scratch::make(server, name).await.context("--database")?);
+        }
+    }
+    let database = |part: usize| scratch.get(part).map(Scratch::url);
+    let mut bench = Bench::start(setting, place, database(0), delivers).await?;
+    if let What::Ingest(Options { compare: Some(Peer::Commits), .. })
+    | What::E2e(Options { compare: Some(Peer::Commits), .. }) = &what
+    {
+        let directory = bench.place.path.join("commits");
+        bench.commits = Some(Commits::open(database(1), &directory, delivers).await?);
+    }
     let report = match &what {
         What::Drain(options) => bench.drain(options).await?,
         What::Ingest(options) | What::E2e(options) => bench.rounds(options).await?,
@@ -224,12 +251,14 @@ struct Bench {
     target: Target,
     ledger: Arc<Ledger>,
     generators: Vec<Generator>,
+    /// To compare with.
+    commits: Option<Commits>,
     delivers: bool,
     quiet: bool,
 }
 
 impl Bench {
-    async fn start(setting: &Setting, place: Place, delivers: bool) -> Result<Bench> {
+    async fn start(setting: &Setting, place: Place, database: Option<&str>, delivers: bool) -> Result<Bench> {
         let generators = (0..setting.threads).map(|_| Generator::start()).collect::<Result<Vec<_>>>()?;
         let ledger = Arc::new(Ledger::new(run_number()?));
         let delay = Duration::from_millis(setting.sink_delay);
@@ -238,7 +267,7 @@ impl Bench {
             Some(url) => (None, url.clone()),
             None => {
                 let config = write_config(&place.path, setting, sink, delivers)?;
-                let hub = Hub::serve(&std::env::current_exe()?, &place.path, "127.0.0.1:0", &config).await?;
+                let hub = Hub::serve(&std::env::current_exe()?, &place.path, database, "127.0.0.1:0", &config).await?;
                 let url = hub.url.clone();
                 (Some(hub), url)
             }
@@ -248,7 +277,8 @@ impl Bench {
         anstream::eprintln!("hub: {url}, pid {pid}, data {}", place.path.display());
         let target = target(&url, setting.scheme).await?;
         let quiet = setting.json || !std::io::IsTerminal::is_terminal(&std::io::stderr());
-        let mut bench = Bench { hub, place, pid, client, target, ledger, generators, delivers, quiet };
+        let commits = None;
+        let mut bench = Bench { hub, place, pid, client, target, ledger, generators, commits, delivers, quiet };
         if delivers {
             bench.prime().await?;
         }
@@ -274,7 +304,7 @@ impl Bench {
         let until = Until::After(Duration::from_secs_f64(options.seconds));
         let peer = match options.compare {
             Some(Peer::Axum) => Some(Baseline::start(&self.place.path, options.setting.scheme).await?),
-            Some(Peer::Sealed) | None => None,
+            Some(Peer::Sealed | Peer::Commits) | None => None,
         };
         let mut rounds = Vec::new();
         let mut comparisons = Vec::new();
@@ -295,6 +325,17 @@ impl Bench {
                 }
                 let [clear_per_s, sealed_per_s] = both;
                 comparisons.push(Comparison::Sealed { clear_per_s, sealed_per_s });
+                continue;
+            }
+            if options.compare == Some(Peer::Commits) {
+                let before = self.committed().await?;
+                let figures = self.round(options.connections, pace, until).await?;
+                let after = self.committed().await?;
+                let rows = ((after.0 - before.0) / (after.1 - before.1).max(1.0)).round().max(1.0) as usize;
+                let commits = self.commits.as_mut().context("there is nothing to compare with")?;
+                let commits_per_s = commits.per_s(rows, Duration::from_secs_f64(options.seconds)).await?;
+                comparisons.push(Comparison::Commits { hub_per_s: figures.per_s(), commits_per_s, rows });
+                rounds.push(figures);
                 continue;
             }
             let figures = self.round(options.connections, pace, until).await?;
@@ -337,6 +378,17 @@ impl Bench {
         }
         let cost = Cost::new(before, Usage::of(self.pid), self.ledger.taken() - taken);
         Ok(Round::new(&acks, deliveries, cost, fsync_us))
+    }
+
+    /// Rows that the hub has committed, and transactions.
+    async fn committed(&mut self) -> Result<(f64, f64)> {
+        let page = self.client.get("/api/metrics").await?.ok()?;
+        let page = String::from_utf8_lossy(&page);
+        let figure = |name: &str| {
+            let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+            value.with_context(|| format!("the hub's metrics lack {name}"))
+        };
+        Ok((figure("tomada_commit_rows_sum")?, figure("tomada_commit_rows_count")?))
     }
 
     async fn drain(&mut self, options: &DrainOptions) -> Result<Report> {
@@ -479,9 +531,9 @@ impl Baseline {
     async fn start(data: &Path, scheme: Scheme) -> Result<Baseline> {
         let own = data.join("baseline");
         let secret = format!("file:{}", secret_file(data).display());
-        let args = ["bench", "baseline", "--scheme", scheme.word(), "--secret", &secret, "--data"];
-        let args = args.iter().map(OsStr::new).chain([own.as_os_str()]);
-        let hub = Hub::spawn(&std::env::current_exe()?, &own, args).await?;
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.args(["bench", "baseline", "--scheme", scheme.word(), "--secret", &secret, "--data"]).arg(&own);
+        let hub = Hub::spawn(command, &own).await?;
         let target = target(&hub.url, scheme).await?;
         Ok(Baseline { hub, target })
     }

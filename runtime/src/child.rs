@@ -1,6 +1,5 @@
 //! A hub as a child process: started on a data directory of its own, watched through `/proc`, stopped in order.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,11 +27,11 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Runs `exe serve` and waits until it says where it listens.
+    /// Runs `exe serve` and waits until it says where it listens. Its database is the one of the URL, or the directory's own.
     ///
     /// # Errors
     /// It ended, or it said nothing for two minutes; with the end of its log, which is `data/hub.log`.
-    pub async fn serve(exe: &Path, data: &Path, listen: &str, config: &Path) -> Result<Hub> {
+    pub async fn serve(exe: &Path, data: &Path, database: Option<&str>, listen: &str, config: &Path) -> Result<Hub> {
         let (data_option, config_option) = (data.as_os_str(), config.as_os_str());
         // Its `/proc` is where usage is read.
         let args = [
@@ -43,15 +42,18 @@ impl Hub {
             "--listen".as_ref(),
             listen.as_ref(),
         ];
-        Hub::spawn(exe, data, args.into_iter().chain(["--config".as_ref(), config_option])).await
+        let mut command = Command::new(exe);
+        command.args(args.into_iter().chain(["--config".as_ref(), config_option]));
+        // What the environment says is about another hub.
+        command.env("TOMADA_DATABASE", database.unwrap_or_default()).env("TOMADA_REDIS", "");
+        Hub::spawn(command, data).await
     }
 
     /// As [`Hub::serve`] for any command that says in `data/hub.json` where it listens.
-    pub(crate) async fn spawn<'a>(exe: &Path, data: &Path, args: impl Iterator<Item = &'a OsStr>) -> Result<Hub> {
+    pub(crate) async fn spawn(mut command: Command, data: &Path) -> Result<Hub> {
         std::fs::create_dir_all(data).with_context(|| format!("{} cannot be made", data.display()))?;
         let log = File::create(data.join("hub.log")).context("the hub's log cannot be written")?;
-        let mut child = Command::new(exe)
-            .args(args)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -59,7 +61,7 @@ impl Hub {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("{} cannot be started", exe.display()))?;
+            .with_context(|| format!("{} cannot be started", command.as_std().get_program().display()))?;
         let pid = child.id().context("the hub ended at once")?;
         let give_up = Instant::now() + START;
         let url = loop {
@@ -186,8 +188,9 @@ mod tests {
     #[tokio::test]
     async fn a_hub_that_ends_at_once_says_why() {
         let data = std::env::temp_dir().join(format!("tomada-hub-{}", std::process::id()));
-        let script = ["-c".as_ref(), "echo no database here >&2; exit 3".as_ref()];
-        let error = Hub::spawn(Path::new("/bin/sh"), &data, script.into_iter()).await.unwrap_err().to_string();
+        let mut script = Command::new("/bin/sh");
+        script.args(["-c", "echo no database here >&2; exit 3"]);
+        let error = Hub::spawn(script, &data).await.unwrap_err().to_string();
         std::fs::remove_dir_all(&data).unwrap();
         assert!(error.contains("no database here") && error.contains('3'), "{error}");
     }

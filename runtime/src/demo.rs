@@ -67,7 +67,8 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode> {
     let mut stand_ins = StandIns::start().await?;
     let listen = listen(&options)?;
     let (config, delays) = prepare(&options, &place, &mut stand_ins, listen).await?;
-    let mut hub = Hub::serve(&std::env::current_exe()?, &place.data, &listen.to_string(), &place.config()).await?;
+    let mut hub =
+        Hub::serve(&std::env::current_exe()?, &place.data, None, &listen.to_string(), &place.config()).await?;
     introduce(&hub, &place, &stand_ins);
     if options.chaos {
         stand_ins.chaos(options.seed);

@@ -469,7 +469,7 @@ impl Template {
 }
 
 /// A lead with a message that fills it up to [`BODY`] bytes.
-fn body(name: &str) -> Vec<u8> {
+pub(super) fn body(name: &str) -> Vec<u8> {
     let lead = |message: &str| {
         format!(
             concat!(

@@ -101,6 +101,13 @@ pub(crate) enum Comparison {
         clear_per_s: f64,
         sealed_per_s: f64,
     },
+    /// The same rows in transactions of the same size, without a hub.
+    Commits {
+        hub_per_s: f64,
+        commits_per_s: f64,
+        /// Of a transaction.
+        rows: usize,
+    },
 }
 
 /// What slow connections did to the others: the same load without them and beside them.
@@ -257,6 +264,7 @@ impl Comparison {
         match self {
             Comparison::Axum { hub_per_s, axum_per_s } => hub_per_s / axum_per_s,
             Comparison::Sealed { clear_per_s, sealed_per_s } => sealed_per_s / clear_per_s,
+            Comparison::Commits { hub_per_s, commits_per_s, .. } => hub_per_s / commits_per_s,
         }
     }
 }
@@ -270,6 +278,10 @@ impl fmt::Display for Comparison {
             }
             Comparison::Sealed { clear_per_s, sealed_per_s } => {
                 write!(f, "in clear {}/s, sealed {}/s", rate(clear_per_s), rate(sealed_per_s))
+            }
+            Comparison::Commits { hub_per_s, commits_per_s, rows } => {
+                let commits = rate(commits_per_s);
+                write!(f, "hub {}/s, the same commits of {rows} rows without it {commits}/s", rate(hub_per_s))
             }
         }?;
         write!(f, ", ratio {:.3}", self.ratio())
