@@ -2,15 +2,18 @@
 //! that answers as it is told and remembers what it got; partners that sign.
 
 pub(crate) mod carinho;
+pub(crate) mod cluster;
 pub(crate) mod components;
 pub(crate) mod database;
 pub(crate) mod misfits;
 pub(crate) mod partner;
 pub(crate) mod process;
-pub(crate) mod proxy;
+pub(crate) mod redis;
+pub(crate) mod servers;
 pub(crate) mod smtp;
 pub(crate) mod target;
 pub(crate) mod trace;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -257,7 +260,7 @@ async fn open(place: &Place, clock: Clock, config: Option<Config>) -> anyhow::Re
         clock,
         compiler: components::tomada(),
         config,
-        redis: None,
+        redis: database::redis(),
     })
     .await
 }
@@ -298,6 +301,19 @@ fn read(answer: Answer) -> Value {
     let status = answer.status;
     let body = answer.ok().unwrap_or_else(|problem| panic!("{status}: {problem}"));
     serde_json::from_slice(&body).expect("JSON")
+}
+
+/// A port that nobody listens on, for a server that is started, and started again: below those that the system hands out, so
+/// that nobody gets it in between.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = (10_000 + (std::process::id() * 131 + next * 17) % 10_000) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits for a condition that nobody tells about.

@@ -1,84 +1,42 @@
 //! Redis is no part of the truth: whatever becomes of it, nothing is lost and nobody is told that the hub cannot.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tomada::app::{Hub, Options};
 use tomada::client::Client;
 use tomada::clock::Clock;
 
+use crate::harness::cluster::{Cluster, NODES, Refusals, rounds};
+use crate::harness::components;
+use crate::harness::database::Database;
 use crate::harness::partner::{Partner, source};
-use crate::harness::{components, eventually};
+use crate::harness::redis::Redis;
 
 const PATH: &str = "/webhooks/partner/order";
 const ROUNDS: u32 = 20;
 /// Senders at the same time.
 const SENDERS: u64 = 4;
 
-struct Redis {
-    child: Child,
-    port: u16,
+/// Emptied, hung, killed and started again.
+async fn suffer(redis: &mut Redis, hang: Duration) {
+    redis.says("FLUSHALL").await;
+    redis.says("SCRIPT FLUSH").await;
+    redis.signal("-STOP");
+    tokio::time::sleep(hang).await;
+    redis.signal("-CONT");
+    redis.kill();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    redis.restart().await;
 }
 
-impl Redis {
-    async fn start() -> Redis {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
-        let redis = Redis { child: Redis::spawn(port), port };
-        redis.says("PING").await;
-        redis
-    }
-
-    fn spawn(port: u16) -> Child {
-        let program = std::env::var_os("TOMADA_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
-        Command::new(program)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .current_dir(std::env::temp_dir())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is needed (Debian: apt-get install redis-server), or TOMADA_REDIS_SERVER names it")
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("it can be killed");
-        self.child.wait().expect("it ends");
-    }
-
-    async fn restart(&mut self) {
-        self.child = Redis::spawn(self.port);
-        self.says("PING").await;
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(status.success());
-    }
-
-    /// Says it until there is an answer.
-    async fn says(&self, command: &str) {
-        eventually("Redis answers", async || {
-            let Ok(mut connection) = TcpStream::connect(("127.0.0.1", self.port)).await else { return false };
-            let mut answer = [0; 1];
-            connection.write_all(format!("{command}\r\n").as_bytes()).await.is_ok()
-                && connection.read_exact(&mut answer).await.is_ok()
-                && answer == *b"+"
-        })
-        .await;
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Whether a hub is connected to its Redis.
+async fn is_up(client: &mut Client) -> bool {
+    let page = client.get("/api/metrics").await.expect("an answer");
+    assert_eq!(page.status, 200);
+    String::from_utf8_lossy(&page.body).lines().any(|line| line == "tomada_redis_up 1")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,16 +53,11 @@ async fn a_redis_that_is_killed_emptied_hung_and_started_again_loses_nothing() {
         clock: Clock::System,
         compiler: components::tomada(),
         config: Some((config, std::collections::BTreeMap::new())),
-        redis: Some(format!("redis://127.0.0.1:{}", redis.port)),
+        redis: Some(redis.url()),
     })
     .await
     .expect("the hub starts");
     let mut client = Client::connect(&hub.url, Some(&hub.admin_key)).await.expect("the hub answers");
-    let is_up = async |client: &mut Client| {
-        let page = client.get("/api/metrics").await.expect("an answer");
-        assert_eq!(page.status, 200);
-        String::from_utf8_lossy(&page.body).lines().any(|line| line == "tomada_redis_up 1")
-    };
 
     let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let senders: Vec<_> = (0..SENDERS)
@@ -128,14 +81,7 @@ async fn a_redis_that_is_killed_emptied_hung_and_started_again_loses_nothing() {
         while !is_up(&mut client).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        redis.says("FLUSHALL").await;
-        redis.says("SCRIPT FLUSH").await;
-        redis.signal("-STOP");
-        tokio::time::sleep(Duration::from_millis(u64::from(50 + 20 * round))).await;
-        redis.signal("-CONT");
-        redis.kill();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        redis.restart().await;
+        suffer(&mut redis, Duration::from_millis(u64::from(50 + 20 * round))).await;
     }
     stop.store(true, Ordering::Relaxed);
     for sender in senders {
@@ -154,4 +100,28 @@ async fn a_redis_that_is_killed_emptied_hung_and_started_again_loses_nothing() {
         database.query_row("select count(*) from integration_events", [], |row| row.get(0)).expect("a count");
     assert_eq!(kept as u64, accepted.load(Ordering::Relaxed), "what was acknowledged is there, and nothing else");
     assert!(kept > 1000, "{kept}");
+}
+
+/// What nodes tell each other through it, they find out without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_whose_redis_is_killed_emptied_hung_and_started_again_lose_nothing() {
+    for database in Database::on_each_server() {
+        let mut redis = Redis::start().await;
+        let mut cluster = Cluster::start(database, Some(redis.url())).await;
+        cluster.send();
+        let mut clients = Vec::new();
+        for node in 0..NODES {
+            clients.push(cluster.node(node).client().await);
+        }
+        for round in 0..rounds().max(3) {
+            for client in &mut clients {
+                while !is_up(client).await {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            suffer(&mut redis, Duration::from_millis(50 + 100 * (round as u64 % 20))).await;
+        }
+        drop(clients);
+        assert_eq!(cluster.settle().await, Refusals { busy: 0, silence: 0 }, "requests failed");
+    }
 }

@@ -16,6 +16,12 @@ struct Server {
     name: String,
 }
 
+/// The Redis of the hubs, when `TOMADA_TEST_WITH_REDIS` is set; where it is, `.ci/databases` says.
+pub(crate) fn redis() -> Option<String> {
+    std::env::var_os("TOMADA_TEST_WITH_REDIS")?;
+    Some(std::env::var("TOMADA_TEST_REDIS").expect("TOMADA_TEST_REDIS says where Redis is"))
+}
+
 /// How many were made, for their names.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -43,7 +49,8 @@ impl Database {
         Database::on(&url)
     }
 
-    fn on(url: &str) -> Database {
+    /// Makes one on the server of a URL.
+    pub(crate) fn on(url: &str) -> Database {
         let url: Uri = url.parse().expect("a URL");
         let name = format!("tomada_test_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let server = Server { url, name };
@@ -56,6 +63,10 @@ impl Database {
         let server = self.0.as_ref()?;
         let (scheme, authority) = (server.url.scheme_str().expect("a scheme"), server.url.authority().expect("a host"));
         Some(format!("{scheme}://{authority}/{}", server.name))
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.0.as_ref().is_some_and(Server::is_postgres)
     }
 
     /// Where the server listens, as `host:port`.
@@ -85,6 +96,12 @@ impl Database {
         let tables = format!("select table_name from information_schema.tables where table_schema = {current}");
         let tables = String::from_utf8(server.ask(&tables)).expect("names");
         tables.lines().flat_map(|table| server.ask(&format!("select * from {table}"))).collect()
+    }
+
+    /// What a query answers on a server, a line for each row.
+    pub(crate) fn lines(&self, query: &str) -> String {
+        let server = self.0.as_ref().expect("it is on a server");
+        String::from_utf8_lossy(&server.ask(query)).into_owned()
     }
 
     /// The one number that a query answers.

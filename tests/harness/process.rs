@@ -42,12 +42,14 @@ impl HubProcess {
     pub(crate) async fn start_node(
         data: &Path,
         config: Option<&Path>,
+        port: u16,
         database: &str,
         redis: Option<&str>,
         log: &Path,
     ) -> HubProcess {
         let mut command = Command::new(components::tomada());
-        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).stdin(Stdio::null());
+        command.arg("serve").arg("--data").arg(data).arg("--listen").arg(format!("127.0.0.1:{port}"));
+        command.stdin(Stdio::null());
         if let Some(config) = config {
             command.arg("--config").arg(config);
         }
@@ -65,6 +67,9 @@ impl HubProcess {
         command.stdin(Stdio::null());
         if let Some(url) = place.database.url() {
             command.env("TOMADA_DATABASE", url);
+        }
+        if let Some(url) = super::database::redis() {
+            command.env("TOMADA_REDIS", url);
         }
         command
     }
@@ -92,6 +97,8 @@ impl HubProcess {
     /// Returns when it has ended by itself.
     pub(crate) async fn ended(mut self) {
         super::eventually_within(30, "the hub has ended", async || {
+            // It has something better to do with the processor.
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             self.child.try_wait().expect("its state can be read").is_some()
         })
         .await;
@@ -107,8 +114,12 @@ impl HubProcess {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
-        let mut client = Client::connect(&self.url, Some(&self.key)).await.expect("the hub answers");
-        client.get(path).await.expect("an answer").json().expect("JSON")
+        self.try_get(path).await.expect("an answer")
+    }
+
+    /// The same of a hub that may not be able to.
+    pub(crate) async fn try_get(&self, path: &str) -> anyhow::Result<Value> {
+        Client::connect(&self.url, Some(&self.key)).await?.get(path).await?.json()
     }
 
     pub(crate) async fn post(&self, path: &str) -> Value {
