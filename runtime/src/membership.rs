@@ -153,11 +153,16 @@ impl Membership {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the lease of this number holds.
+    pub(crate) fn is_held(&self, node: i64) -> bool {
+        !self.store.is_shared() || (self.node() == node && now() < self.lease().until)
+    }
+
     /// Returns when the lease holds: what is tried without one is tried by somebody else as well.
     pub(crate) async fn holds(&self) {
         loop {
             let renewed = self.renewed.notified();
-            if !self.store.is_shared() || now() < self.lease().until {
+            if self.is_held(self.node()) {
                 return;
             }
             renewed.await;

@@ -319,6 +319,13 @@ impl Queue {
         self.config.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// Lets a worker go, who counts no longer, unless there would be fewer than the queue has to have.
+    pub(crate) fn dismiss(&self) -> bool {
+        let least = self.config().workers.0;
+        let fewer = |workers: u32| (workers > least).then(|| workers - 1);
+        self.workers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok()
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         locked(&self.ready).len()
     }
@@ -327,4 +334,17 @@ impl Queue {
 /// Nothing that is held under these locks can panic half way; a poisoned one is as good as any.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_idle_workers_as_many_stay_as_there_have_to_be() {
+        let queue = Queue::new("test".into(), config::Queue { workers: (2, 5), in_flight: 1 });
+        queue.workers.store(4, Ordering::Relaxed);
+        assert_eq!([queue.dismiss(), queue.dismiss(), queue.dismiss()], [true, true, false]);
+        assert_eq!(queue.workers.load(Ordering::Relaxed), 2);
+    }
 }

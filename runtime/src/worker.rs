@@ -61,10 +61,7 @@ impl Shop {
     fn hire(self: &Arc<Self>, queue: &Arc<Queue>) {
         queue.workers.fetch_add(1, Ordering::Relaxed);
         let (shop, queue) = (self.clone(), queue.clone());
-        self.tasks.spawn(async move {
-            shop.work(&queue).await;
-            queue.workers.fetch_sub(1, Ordering::Relaxed);
-        });
+        self.tasks.spawn(async move { shop.work(&queue).await });
     }
 
     async fn work(self: &Arc<Self>, queue: &Arc<Queue>) {
@@ -92,7 +89,8 @@ impl Shop {
                     () = self.stop.cancelled() => false,
                     () = queue.wake.notified() => true,
                     () = self.clock.wait_until(taken.again_ms.unwrap_or(0)), if taken.again_ms.is_some() => true,
-                    () = tokio::time::sleep(IDLE), if spare => false,
+                    // Of several that have nothing to do at the same time, as many stay as there have to be.
+                    () = tokio::time::sleep(IDLE), if spare => !queue.dismiss(),
                 };
                 queue.idle.fetch_sub(1, Ordering::Relaxed);
                 if !stay {
@@ -138,10 +136,14 @@ impl Shop {
             done();
             return self.release(delivery).await;
         }
+        let node = self.membership.node();
         let tried = run::run(self, &delivery).await;
         let mut attempt = tried.attempt;
         let (outcome, retry_after_ms) = (attempt.outcome, attempt.retry_after_ms);
-        self.queues.left(delivery.endpoint, Some(outcome), retry_after_ms);
+        // What ran out of time while this process was stopped tells nothing of the target: its breaker would open, and this
+        // node would keep what is for it.
+        let learnt = self.membership.is_held(node).then_some(outcome);
+        self.queues.left(delivery.endpoint, learnt, retry_after_ms);
         done();
         let catalog = self.catalog.get();
         let endpoint = catalog.endpoints.get(&delivery.endpoint);
