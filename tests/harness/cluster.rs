@@ -190,7 +190,7 @@ impl Cluster {
         self.load.acknowledged.lock().expect("unpoisoned").len()
     }
 
-    pub(crate) fn refusals(&self) -> Refusals {
+    fn refusals(&self) -> Refusals {
         let told = &self.load.told;
         Refusals { busy: told.busy.load(Ordering::Relaxed), silence: told.silence.load(Ordering::Relaxed) }
     }
