@@ -249,13 +249,23 @@ impl Halted {
 }
 
 async fn open(place: &Place, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
+    open_node(place.data(), place.database.url(), clock, config).await
+}
+
+/// One hub of several on a database.
+pub(crate) async fn open_node(
+    data: PathBuf,
+    database: Option<String>,
+    clock: Clock,
+    config: Option<Config>,
+) -> anyhow::Result<Hub> {
     let config = config.map(|config| {
         let components = components_of(&config);
         (config, components)
     });
     Hub::start(Options {
-        data: place.data(),
-        database: place.database.url(),
+        data,
+        database,
         listen: ([127, 0, 0, 1], 0).into(),
         clock,
         compiler: components::tomada(),
@@ -284,7 +294,7 @@ pub(crate) fn attempts(event: &Value) -> &Vec<Value> {
     event["deliveries"][0]["attempt_list"].as_array().expect("attempts")
 }
 
-fn parse(toml: &str) -> Config {
+pub(crate) fn parse(toml: &str) -> Config {
     config::parse(toml, "test.toml").unwrap_or_else(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         panic!("the test's configuration:\n{}", lines.join("\n"))
@@ -297,7 +307,8 @@ fn components_of(config: &Config) -> BTreeMap<String, Vec<u8>> {
     endpoints.chain(mappings).map(|name| (name.to_owned(), components::read(name))).collect()
 }
 
-fn read(answer: Answer) -> Value {
+/// What an answer holds that is none of a refusal.
+pub(crate) fn read(answer: Answer) -> Value {
     let status = answer.status;
     let body = answer.ok().unwrap_or_else(|problem| panic!("{status}: {problem}"));
     serde_json::from_slice(&body).expect("JSON")

@@ -30,6 +30,7 @@ mod redis;
 mod retention;
 mod retry;
 mod rolling;
+mod rotation;
 mod schedules;
 mod sealed;
 mod secrets;

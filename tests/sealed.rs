@@ -155,21 +155,40 @@ async fn the_ring_is_rotated_while_events_wait_and_the_old_key_retired() {
     for number in 0..20 {
         ids.push(post(&hub, &visit(number)).await["id"].as_str().expect("an id").to_owned());
     }
-    let first = hub.get("/api/keyring").await;
-    assert_eq!((first["items"][0]["wraps"].as_u64(), first["to_rewrap"].as_u64()), (Some(20), Some(0)), "{first:#}");
-    let old = first["items"][0]["id"].as_str().expect("an id").to_owned();
+    let ring = hub.get("/api/keyring").await;
+    let states = |ring: &Value| {
+        let items = ring["items"].as_array().expect("keys").iter();
+        items.map(|key| key["state"].as_str().expect("a state").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&ring), ["active"]);
+    let old = ring["items"][0]["id"].as_str().expect("an id").to_owned();
     let mut client = hub.client().await;
     let retire = format!("/api/keyring/{old}/retire");
     assert_eq!(client.post(&retire, "").await.expect("an answer").status, 409, "it is the active one");
+    let wrapped_with = |id: &str| {
+        let id = u32::from_str_radix(id, 16).expect("hex digits");
+        hub.number(&format!("select count(*) from integration_events where key_id = {id}"))
+    };
+    assert_eq!(wrapped_with(&old), 20);
 
-    hub.post("/api/keyring/rotate", json!({})).await;
-    eventually("everything is wrapped anew", async || hub.get("/api/keyring").await["to_rewrap"] == 0).await;
+    let pending = async |keys: u32| {
+        let page = hub.client().await.get("/api/metrics").await.expect("an answer").body;
+        holds(&page, &format!("\ntomada_rewrap_pending {keys}\n"))
+    };
+
+    let rotated = hub.post("/api/keyring/rotate", json!({})).await;
+    assert_eq!(states(&rotated), ["decrypt-only", "active"]);
+    eventually("everything is wrapped anew", async || wrapped_with(&old) == 0).await;
+    // Something may still be on its way.
+    assert_eq!(states(&hub.get("/api/keyring").await), ["decrypt-only", "active"]);
+    assert!(pending(1).await);
     let early = client.post(&retire, "").await.expect("an answer");
     assert!(early.status == 409 && early.problem().contains("ten minutes"), "{}", early.problem());
     hub.clock.advance(Duration::from_secs(601));
-    let kept = hub.post(&retire, json!({})).await;
-    assert_eq!(kept["items"].as_array().map(Vec::len), Some(1), "{kept:#}");
-    assert_eq!(kept["items"][0]["wraps"], 20);
+    eventually("the old key wraps nothing", async || states(&hub.get("/api/keyring").await) == ["unused", "active"])
+        .await;
+    assert!(pending(0).await);
+    assert_eq!(states(&hub.post(&retire, json!({})).await), ["active"]);
 
     target.always((200, vec![]));
     let hub = hub.restart().await;

@@ -52,6 +52,7 @@ use crate::record::warnings as record_warnings;
 use crate::redact::{Network, without_values};
 use crate::registry::{PushError, Registry};
 use crate::retention::Retention;
+use crate::rewrap::Rewrap;
 use crate::scheduler::Scheduler;
 use crate::signals::Signals;
 use crate::signals::limits::SharedLimits;
@@ -80,6 +81,7 @@ pub(crate) struct Office {
     pub(crate) clock: Clock,
     pub(crate) ids: Arc<Ids>,
     pub(crate) ring: Arc<Keyring>,
+    pub(crate) rewrap: Arc<Rewrap>,
     pub(crate) data: PathBuf,
     pub(crate) limits: Arc<SharedLimits>,
     pub(crate) signals: Arc<Signals>,

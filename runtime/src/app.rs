@@ -36,7 +36,7 @@ use crate::queue::{Queues, keeper};
 use crate::record;
 use crate::registry::Registry;
 use crate::retention::Retention;
-use crate::rewrap;
+use crate::rewrap::{self, Rewrap};
 use crate::scheduler::Scheduler;
 use crate::signals::limits::SharedLimits;
 use crate::signals::{Notice, Signals};
@@ -97,6 +97,7 @@ impl Hub {
         let signals = Arc::new(Signals::new(redis.as_deref(), &prefix)?);
         rewrap::check(&*store, &ring, &data.join("keyring")).await?;
         let pepper = Pepper::open(&data.join("pepper"))?;
+        pepper.check(&*store, &data.join("pepper")).await?;
         let tasks = TaskTracker::new();
         let audit = Audit::open(store.clone(), &pepper, clock.clone(), &data, tasks.clone()).await?;
         let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
@@ -195,7 +196,8 @@ impl Hub {
             tasks: tasks.clone(),
         });
         shop.staff();
-        tasks.spawn(rewrap::run(store.clone(), ring.clone(), metrics.clone(), stop.clone()));
+        let rewrap = Arc::new(Rewrap::new(store.clone(), ring.clone(), clock.clone(), metrics.clone()));
+        tasks.spawn(rewrap.clone().run(stop.clone()));
         let retention = Arc::new(Retention::new(store.clone(), catalog.clone(), audit.clone(), clock.clone()));
         tasks.spawn(retention.clone().run(stop.clone()));
         tasks.spawn(privacy.clone().run(stop.clone()));
@@ -266,6 +268,7 @@ impl Hub {
             clock: clock.clone(),
             ids,
             ring: ring.clone(),
+            rewrap,
             data: data.clone(),
             limits,
             signals,

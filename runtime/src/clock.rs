@@ -70,6 +70,14 @@ pub(crate) struct Ids {
 /// an index of their own.
 pub(crate) const ID_STRIDE: i64 = 64;
 
+/// Bits of an id below its milliseconds.
+const BELOW_MS: u32 = 21;
+
+/// When an id was made, or a little before: ids that are asked for faster than the sequence allows run ahead.
+pub(crate) fn made_ms(id: i64) -> u64 {
+    (id >> BELOW_MS) as u64
+}
+
 impl Default for Ids {
     fn default() -> Ids {
         Ids { last: AtomicI64::new(0), start: i64::from(random_u32() % (1 << 14)) * ID_STRIDE }
@@ -78,7 +86,7 @@ impl Default for Ids {
 
 impl Ids {
     pub(crate) fn next(&self, now_ms: u64) -> i64 {
-        let fresh = ((now_ms as i64) << 21) | self.start;
+        let fresh = ((now_ms as i64) << BELOW_MS) | self.start;
         let last =
             self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(fresh.max(last + ID_STRIDE)));
         fresh.max(last.unwrap_or(0) + ID_STRIDE)

@@ -174,31 +174,40 @@ impl Keyring {
         self.read().keys.iter().map(shown).collect()
     }
 
-    /// Makes a key and wraps with it from now on. The file is written first: nothing is wrapped with a key that a crash
-    /// could lose.
-    pub(crate) fn rotate(&self, now_ms: u64) -> anyhow::Result<KeyId> {
+    /// Makes a key, which wraps nothing until it is activated. The file is written first: nothing is wrapped with a key
+    /// that a crash could lose.
+    pub(crate) fn add(&self, now_ms: u64) -> anyhow::Result<KeyId> {
         self.change(|keys| {
             anyhow::ensure!(
                 keys.len() < MAX_KEYS,
                 "the key ring has {MAX_KEYS} keys: retire what is not used any more"
             );
-            keys.iter_mut().for_each(|key| key.active = false);
             let mut fresh = RingKey::new(now_ms);
             while keys.iter().any(|key| key.id == fresh.id) {
                 fresh = RingKey::new(now_ms);
             }
+            fresh.active = false;
             let id = fresh.id;
             keys.push(fresh);
             Ok(id)
         })
-        .inspect(|_| self.rotated.notify_one())
+    }
+
+    /// Wraps with this key from now on.
+    pub(crate) fn activate(&self, id: KeyId) -> anyhow::Result<()> {
+        self.change(|keys| {
+            let at = position(keys, id)?;
+            keys.iter_mut().enumerate().for_each(|(place, key)| key.active = place == at);
+            Ok(())
+        })?;
+        self.rotated.notify_one();
+        Ok(())
     }
 
     /// Forgets a key that wraps nothing any more; whoever calls has made sure of that.
     pub(crate) fn retire(&self, id: KeyId) -> anyhow::Result<()> {
         self.change(|keys| {
-            let at =
-                keys.iter().position(|key| key.id == id).with_context(|| format!("the key ring has no key {id}"))?;
+            let at = position(keys, id)?;
             anyhow::ensure!(!keys[at].active, "key {id} is the active one: rotate first");
             keys.remove(at);
             Ok(())
@@ -213,6 +222,10 @@ impl Keyring {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(done)
     }
+}
+
+fn position(keys: &[RingKey], id: KeyId) -> anyhow::Result<usize> {
+    keys.iter().position(|key| key.id == id).with_context(|| format!("the key ring has no key {id}"))
 }
 
 impl RingKey {
@@ -306,7 +319,9 @@ mod tests {
         let (directory, ring) = ring();
         let (old, wrapped) = ring.wrap(PLACE, random_bytes(), &SealKey::new([7; KEY]));
         assert!(ring.retire(old).unwrap_err().to_string().contains("rotate first"));
-        let new = ring.rotate(2).unwrap();
+        let new = ring.add(2).unwrap();
+        assert_eq!(ring.wrap(PLACE, random_bytes(), &SealKey::new([7; KEY])).0, old, "not yet");
+        ring.activate(new).unwrap();
         assert_eq!(ring.active(), new);
         assert_eq!(ring.wrap(PLACE, random_bytes(), &SealKey::new([7; KEY])).0, new);
         let again = Keyring::open(&directory.path().join("keyring"), 3).unwrap();

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{Clock, random_bytes};
 use crate::private::write_private;
 use crate::store::rows::KeyRow;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, is_open};
 use format::Parts;
 use grant::{Grant, Scopes};
 
@@ -50,6 +50,30 @@ impl Pepper {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(label.as_bytes());
         mac.finalize().into_bytes().into()
+    }
+
+    /// Tells one pepper from another.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        self.derive("fingerprint")
+    }
+
+    /// Refuses another pepper than other nodes have: here none of their keys would open anything, and the audit log would
+    /// look changed to them. A node alone takes the pepper that it has: who lost the old one makes new keys.
+    pub(crate) async fn check(&self, store: &dyn Store, path: &Path) -> anyhow::Result<()> {
+        let fingerprint = self.fingerprint();
+        let was = store.pepper().await?;
+        if was.as_deref() == Some(&fingerprint) {
+            return Ok(());
+        }
+        if was.is_some() {
+            let path = path.display();
+            anyhow::ensure!(
+                !is_open(store).await?,
+                "{path} is not the pepper that other nodes of this database have: copy theirs"
+            );
+            tracing::warn!("the pepper is another one than before: API keys that were made before open nothing");
+        }
+        Ok(store.set_pepper(&fingerprint).await?)
     }
 
     /// HMAC-SHA256. Nothing slow is needed: it protects 256 random bits, not a password.

@@ -319,6 +319,12 @@ impl Queue {
         self.config.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// Counts a worker more, unless there are as many.
+    pub(crate) fn hire(&self, most: u32) -> bool {
+        let more = |workers: u32| (workers < most).then(|| workers + 1);
+        self.workers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
     /// Lets a worker go, who counts no longer, unless there would be fewer than the queue has to have.
     pub(crate) fn dismiss(&self) -> bool {
         let least = self.config().workers.0;
@@ -341,9 +347,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_idle_workers_as_many_stay_as_there_have_to_be() {
+    fn as_many_workers_are_hired_as_there_may_be_and_stay_as_there_have_to_be() {
         let queue = Queue::new("test".into(), config::Queue { workers: (2, 5), in_flight: 1 });
-        queue.workers.store(4, Ordering::Relaxed);
+        assert_eq!([4, 4, 4, 4, 4].map(|most| queue.hire(most)), [true, true, true, true, false]);
         assert_eq!([queue.dismiss(), queue.dismiss(), queue.dismiss()], [true, true, false]);
         assert_eq!(queue.workers.load(Ordering::Relaxed), 2);
     }

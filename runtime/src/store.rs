@@ -36,6 +36,11 @@ pub(crate) const LEASE: Duration = Duration::from_secs(9);
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
+/// Whether a node serves this database, other than one that is about to join.
+pub(crate) async fn is_open(store: &dyn Store) -> Result<bool> {
+    Ok(store.nodes().await?.iter().any(|node| node.lease_ms > 0))
+}
+
 /// One piece of work for the committer.
 #[derive(Debug)]
 pub(crate) enum Work {
@@ -187,16 +192,26 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn revoke_key(&self, id: &str, now_ms: u64) -> Result<()>;
     async fn key_used(&self, id: &str, now_ms: u64) -> Result<()>;
 
-    // The ring's keys.
+    // The ring and the pepper.
 
     /// The ring that the indexes here were made with, if any was.
     async fn keyring(&self) -> Result<Option<Vec<u8>>>;
     /// From now on it is this one.
     async fn set_keyring(&self, fingerprint: &[u8]) -> Result<()>;
-    /// How many keys of events and secrets each of the ring's keys wraps.
-    async fn wrapped(&self) -> Result<Vec<(KeyId, u64)>>;
-    /// Up to `limit` keys that another key than `active` wraps.
-    async fn wrapped_before(&self, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>>;
+    /// The pepper that the hashes of keys here were made with, if any was, by its fingerprint.
+    async fn pepper(&self) -> Result<Option<Vec<u8>>>;
+    /// From now on it is this one.
+    async fn set_pepper(&self, fingerprint: &[u8]) -> Result<()>;
+    /// Keys of the ring that wrap something here, or may.
+    async fn wrapping_keys(&self) -> Result<Vec<KeyId>>;
+    /// Before a key wraps for the first time. Twice is as good as once.
+    async fn add_wrapping_key(&self, id: KeyId) -> Result<()>;
+    /// For who knows that it wraps nothing any more.
+    async fn remove_wrapping_key(&self, id: KeyId) -> Result<()>;
+    /// The wrapped keys of stored secrets, all of them.
+    async fn wrapped_secrets(&self) -> Result<Vec<WrappedKey>>;
+    /// Looks at the next `limit` events after that one, sealed or not.
+    async fn wrapped_events(&self, after: EventId, limit: u32) -> Result<WrappedPage>;
     /// Puts newly wrapped keys in place of those that `was` wrapped; what is gone meanwhile stays gone.
     async fn rewrap(&self, keys: &[WrappedKey]) -> Result<()>;
 

@@ -52,14 +52,14 @@ impl Shop {
     /// Brings every queue to its fewest workers; called again when the configuration has changed.
     pub(crate) fn staff(self: &Arc<Self>) {
         for queue in self.queues.all() {
-            while queue.workers.load(Ordering::Relaxed) < queue.config().workers.0 {
-                self.hire(&queue);
+            while queue.hire(queue.config().workers.0) {
+                self.start(&queue);
             }
         }
     }
 
-    fn hire(self: &Arc<Self>, queue: &Arc<Queue>) {
-        queue.workers.fetch_add(1, Ordering::Relaxed);
+    /// Sets a worker to work, who counts already.
+    fn start(self: &Arc<Self>, queue: &Arc<Queue>) {
         let (shop, queue) = (self.clone(), queue.clone());
         self.tasks.spawn(async move { shop.work(&queue).await });
     }
@@ -116,8 +116,8 @@ impl Shop {
                 });
             }
             let full = slots.available_permits() == 0 && queue.idle.load(Ordering::Relaxed) == 0;
-            if full && queue.waiting() > 0 && queue.workers.load(Ordering::Relaxed) < queue.config().workers.1 {
-                self.hire(queue);
+            if full && queue.waiting() > 0 && queue.hire(queue.config().workers.1) {
+                self.start(queue);
             }
         }
     }

@@ -10,33 +10,26 @@ use serde_json::{Value, json};
 
 use super::audit::Note;
 use super::{Answer, Office, parse, store_problem, time};
-use crate::keyring::KeyId;
+use crate::clock::made_ms;
+use crate::keyring::{KeyId, KeyState};
 use crate::problem::Problem;
-
-/// What was sealed just before a rotation may still be on its way into the database.
-const SETTLED_MS: u64 = 10 * 60 * 1000;
 
 pub(super) async fn list(State(office): State<Arc<Office>>) -> Answer {
     Ok(Json(shown(&office).await?).into_response())
 }
 
 async fn shown(office: &Office) -> Result<Value, Problem> {
-    let wrapped = office.store.wrapped().await.map_err(store_problem)?;
-    let wraps = |id: KeyId| wrapped.iter().find(|(key, _)| *key == id).map_or(0, |(_, count)| *count);
-    let keys = office.ring.keys();
-    let items: Vec<Value> = keys
-        .iter()
-        .map(|key| {
-            json!({
-                "id": key.id.to_string(),
-                "state": if key.active { "active" } else { "decrypt-only" },
-                "created_at": time(key.created_ms),
-                "wraps": wraps(key.id),
-            })
-        })
-        .collect();
-    let left: u64 = keys.iter().filter(|key| !key.active).map(|key| wraps(key.id)).sum();
-    Ok(json!({ "items": items, "to_rewrap": left }))
+    let wrapping = office.store.wrapping_keys().await.map_err(store_problem)?;
+    let state = |key: &KeyState| match (key.active, wrapping.contains(&key.id)) {
+        (true, _) => "active",
+        (false, true) => "decrypt-only",
+        (false, false) => "unused",
+    };
+    let item =
+        |key: &KeyState| json!({ "id": key.id.to_string(), "state": state(key), "created_at": time(key.created_ms) });
+    let items: Vec<Value> = office.ring.keys().iter().map(item).collect();
+    let up_to = office.rewrap.place().map(|event| time(made_ms(event.0)));
+    Ok(json!({ "items": items, "rewrapped_up_to": up_to }))
 }
 
 /// What the key before wraps is wrapped anew in the background; no payload is touched.
@@ -48,10 +41,13 @@ pub(super) async fn rotate(State(office): State<Arc<Office>>, Extension(note): E
             "other nodes share this database, and would not have the new key: stop them, rotate, and copy the key ring to them",
         ));
     }
-    let id = office.ring.rotate(office.clock.now_ms()).map_err(|error| {
+    let refused = |error: anyhow::Error| {
         tracing::error!(%error, "rotating the key ring failed");
         Problem::new(StatusCode::CONFLICT, format!("nothing was changed: {error:#}"))
-    })?;
+    };
+    let id = office.ring.add(office.clock.now_ms()).map_err(refused)?;
+    office.store.add_wrapping_key(id).await.map_err(store_problem)?;
+    office.ring.activate(id).map_err(refused)?;
     note.object(format!("keyring:{id}"));
     let mut shown = shown(&office).await?;
     shown["id"] = id.to_string().into();
@@ -66,14 +62,14 @@ pub(super) async fn retire(State(office): State<Arc<Office>>, Path(id): Path<Str
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("the key ring has no key {id}")));
     }
     let conflict = |why: String| Problem::new(StatusCode::CONFLICT, why);
-    let active_since = keys.iter().find(|key| key.active).map_or(0, |key| key.created_ms);
-    if office.clock.now_ms() < active_since + SETTLED_MS {
-        let why = "the active key is younger than ten minutes: what was sealed before may still be on its way";
-        return Err(conflict(why.into()));
-    }
-    let wrapped = office.store.wrapped().await.map_err(store_problem)?;
-    if let Some((_, count)) = wrapped.iter().find(|(key, _)| *key == id) {
-        return Err(conflict(format!("key {id} still wraps {count} keys: they are wrapped anew in the background")));
+    // The active one is the ring's to refuse.
+    if !keys.iter().any(|key| key.active && key.id == id)
+        && office.store.wrapping_keys().await.map_err(store_problem)?.contains(&id)
+    {
+        return Err(conflict(format!(
+            "key {id} may still wrap something: it is wrapped anew in the background, and once more ten minutes after \
+             the rotation, for what was on its way; when that is done, the key is listed as unused"
+        )));
     }
     office.ring.retire(id).map_err(|error| conflict(format!("{error:#}")))?;
     Ok(Json(shown(&office).await?).into_response())

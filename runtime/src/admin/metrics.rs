@@ -23,10 +23,11 @@ pub(super) async fn page(State(office): State<Arc<Office>>) -> Answer {
     endpoints(&office, &mut text).await?;
     queues(&office, &mut text);
     retention(&office, &mut text).await?;
-    let pending = office.store.wrapped_before(office.ring.active(), 1).await.map_err(store_problem)?;
-    let help = "Whether keys wait to be wrapped with the active key of the ring.";
+    let wrapping = office.store.wrapping_keys().await.map_err(store_problem)?;
+    let active = office.ring.active();
+    let help = "Keys of the ring that are not active and may still wrap something.";
     text.family("tomada_rewrap_pending", "gauge", help);
-    text.sample("tomada_rewrap_pending", &[], pending.len() as f64);
+    text.sample("tomada_rewrap_pending", &[], wrapping.iter().filter(|id| **id != active).count() as f64);
     if let Some((is_up, failures)) = office.signals.health() {
         text.family("tomada_redis_up", "gauge", "1 while Redis answers.");
         text.sample("tomada_redis_up", &[], f64::from(u8::from(is_up)));

@@ -327,6 +327,12 @@ fn judge_postgres(at: &str, seen: &Probe) -> Vec<Finding> {
         }
         _ => Finding::good("database", format!("{version} at {at}")),
     }];
+    if is("ssl", "true") {
+        // sqlx#4335: it leaves TCP_NODELAY off.
+        let detail = "the connection is encrypted, and a commit of more than 16 KiB waits 40 ms for that: where nobody \
+                      else is on the way, add ?sslmode=disable to the URL";
+        findings.push(Finding::warning("encryption", detail));
+    }
     findings.push(if is("fsync", "off") {
         Finding::bad(
             "durability",
@@ -456,8 +462,9 @@ fn clock(at: &str, seen: &Probe) -> Finding {
 
 /// Whether the files beside the database are there, and fit it. They are the same on all nodes of one database.
 fn keys(data: &Path, needed: Option<&NeededKeys>, is_shared: bool) -> Vec<Finding> {
-    let is_used = needed.is_some_and(|needed| needed.fingerprint.is_some());
-    vec![keyring(&data.join("keyring"), needed, is_used, is_shared), pepper(&data.join("pepper"), is_used, is_shared)]
+    let is_used = needed.is_some_and(|needed| needed.ring.is_some());
+    let (ring, pepper_file) = (data.join("keyring"), data.join("pepper"));
+    vec![keyring(&ring, needed, is_used, is_shared), pepper(&pepper_file, needed, is_used, is_shared)]
 }
 
 fn absent(what: &'static str, path: &Path, is_used: bool, is_shared: bool) -> Finding {
@@ -486,7 +493,7 @@ fn keyring(path: &Path, needed: Option<&NeededKeys>, is_used: bool, is_shared: b
     };
     let shown = path.display();
     let Some(needed) = needed else { return Finding::good(what, format!("{shown} has {} keys", ring.keys().len())) };
-    if needed.fingerprint.as_ref().is_some_and(|of| of[..] != ring.fingerprint()) {
+    if needed.ring.as_ref().is_some_and(|of| of[..] != ring.fingerprint()) {
         let detail = format!("{shown} is another ring than the database's: copy that from another node or a backup");
         return Finding::bad(what, detail);
     }
@@ -499,24 +506,31 @@ fn keyring(path: &Path, needed: Option<&NeededKeys>, is_used: bool, is_shared: b
         .collect();
     if !lacks.is_empty() {
         let detail =
-            format!("{shown} lacks {}, and something is sealed with it: take the newest ring", lacks.join(", "));
+            format!("{shown} lacks {}, which another ring of this database has: take the newest one", lacks.join(", "));
         return Finding::bad(what, detail);
     }
     Finding::good(what, format!("{shown} is the database's, with every key that is needed there"))
 }
 
-fn pepper(path: &Path, is_used: bool, is_shared: bool) -> Finding {
+fn pepper(path: &Path, needed: Option<&NeededKeys>, is_used: bool, is_shared: bool) -> Finding {
     let what = "pepper";
     if !path.exists() {
         return absent(what, path, is_used, is_shared);
     }
-    match Pepper::open(path) {
-        // Eight digits give nothing away and tell two of them apart.
-        Ok(pepper) => {
-            let mark = hex::encode(&pepper.derive("doctor")[..4]);
-            Finding::good(what, format!("{} is {mark}: it has to be so on all nodes", path.display()))
-        }
-        Err(error) => Finding::bad(what, format!("{error:#}: copy it from another node or a backup")),
+    let pepper = match Pepper::open(path) {
+        Ok(pepper) => pepper,
+        Err(error) => return Finding::bad(what, format!("{error:#}: copy it from another node or a backup")),
+    };
+    let path = path.display();
+    match needed.and_then(|needed| needed.pepper.as_ref()) {
+        Some(of) if of[..] != pepper.fingerprint() => Finding::bad(
+            what,
+            format!(
+                "{path} is not the one that the API keys there were made with: copy it from another node or a backup"
+            ),
+        ),
+        Some(_) => Finding::good(what, format!("{path} is the database's")),
+        None => Finding::good(what, format!("{path} is there, and has to be the same on all nodes")),
     }
 }
 
@@ -570,6 +584,7 @@ mod tests {
         ("version", "PostgreSQL 15.19"),
         ("server_version_num", "150019"),
         ("in_recovery", "false"),
+        ("ssl", "false"),
         ("fsync", "on"),
         ("full_page_writes", "on"),
         ("synchronous_commit", "on"),
@@ -607,6 +622,7 @@ mod tests {
                     ("version", "CockroachDB CCL v25.2.0", Some(("database", State::Warning))),
                     ("version", "PostgreSQL 15.2-YB-2.25.0", Some(("database", State::Warning))),
                     ("in_recovery", "true", Some(("database", State::Bad))),
+                    ("ssl", "true", Some(("encryption", State::Warning))),
                     ("default_transaction_read_only", "on", Some(("database", State::Bad))),
                     ("fsync", "off", Some(("durability", State::Bad))),
                     ("full_page_writes", "off", Some(("durability", State::Warning))),
@@ -671,16 +687,20 @@ mod tests {
         let state = |needed: Option<&NeededKeys>| {
             keys(folder.path(), needed, true).iter().map(|finding| finding.state).collect::<Vec<_>>()
         };
-        let other = NeededKeys { fingerprint: Some(vec![7; 32]), ids: Vec::new() };
+        let other = NeededKeys { ring: Some(vec![7; 32]), pepper: Some(vec![7; 32]), ids: Vec::new() };
         assert_eq!(state(None), [State::Warning, State::Warning], "a first node will make them");
         assert_eq!(state(Some(&other)), [State::Bad, State::Bad], "the database is in use");
         assert!(!folder.path().join("keyring").exists() && !folder.path().join("pepper").exists());
 
         let ring = Keyring::open(&folder.path().join("keyring"), 0).unwrap();
-        Pepper::open(&folder.path().join("pepper")).unwrap();
-        assert_eq!(state(Some(&other)), [State::Bad, State::Good], "another ring");
+        let pepper = Pepper::open(&folder.path().join("pepper")).unwrap();
+        assert_eq!(state(Some(&other)), [State::Bad, State::Bad], "another ring, another pepper");
         let active = i64::from(ring.active().0);
-        let mut needed = NeededKeys { fingerprint: Some(ring.fingerprint().to_vec()), ids: vec![active] };
+        let mut needed = NeededKeys {
+            ring: Some(ring.fingerprint().to_vec()),
+            pepper: Some(pepper.fingerprint().to_vec()),
+            ids: vec![active],
+        };
         assert_eq!(state(Some(&needed)), [State::Good, State::Good]);
         needed.ids.push(i64::from(ring.active().0 ^ 1));
         assert_eq!(state(Some(&needed)), [State::Bad, State::Good], "an older copy of the ring");

@@ -13,7 +13,7 @@ pub(super) struct Keyring {
 
 #[derive(Subcommand)]
 enum RingCommand {
-    /// List the ring's keys, and how many keys of events and secrets each wraps
+    /// List the ring's keys, and whether they wrap anything
     List {
         #[command(flatten)]
         common: Common,
@@ -48,9 +48,9 @@ pub(super) async fn run(options: Keyring) -> anyhow::Result<()> {
 fn show(answer: &Value) {
     for key in items(answer) {
         let (id, state, since) = (text(&key["id"]), text(&key["state"]), text(&key["created_at"]));
-        anstream::println!("{id}  {state:<12}  wraps {:>9}  since {since}", key["wraps"]);
+        anstream::println!("{id}  {state:<12}  since {since}");
     }
-    if let Some(left) = answer["to_rewrap"].as_u64().filter(|left| *left > 0) {
-        anstream::println!("{left} are still to be wrapped with the active key, which happens by itself");
+    if let Some(time) = answer["rewrapped_up_to"].as_str() {
+        anstream::println!("events up to {time} are wrapped with the active key; the rest follows by itself");
     }
 }

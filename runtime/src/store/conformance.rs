@@ -22,19 +22,18 @@ mod schedules;
 mod secrets;
 mod settle;
 
-use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 use tokio::time::error::Elapsed;
 
 use super::rows::*;
+use super::scratch::Scratch;
 use super::{Done, LEASE, SqlStore, Store, StoreError, Work};
 use crate::clock::{ID_STRIDE, random_bytes};
 use crate::delivery::{Attempt, Begin, Delivery, Next, Outcome, Settlement, Status};
@@ -76,30 +75,12 @@ enum Kind {
 }
 
 impl Kind {
-    /// Where the URL of its server is given.
-    fn variable(self) -> &'static str {
+    /// An empty database on a server; none for SQLite.
+    async fn database(self) -> Option<Scratch> {
         match self {
-            Kind::Sqlite => "TMPDIR",
-            Kind::Postgres => "TOMADA_TEST_POSTGRES",
-            Kind::MySql => "TOMADA_TEST_MYSQL",
-        }
-    }
-
-    /// The server's URL; none where it is given none, which is said once, or is a failure where all are demanded.
-    fn server(self) -> Option<url::Url> {
-        static SAID: [Once; 3] = [const { Once::new() }; 3];
-        let variable = self.variable();
-        match std::env::var(variable) {
-            Ok(url) if !url.is_empty() => Some(url.parse().unwrap_or_else(|_| panic!("{variable} is no URL"))),
-            _ => {
-                let all = std::env::var("TOMADA_TEST_ALL").is_ok_and(|all| all == "1");
-                assert!(!all, "not tested: {self:?} ({variable} is not set, and TOMADA_TEST_ALL demands it)");
-                SAID[self as usize].call_once(|| {
-                    // Past the capture of the test's output, which shows for failures only.
-                    let _ = writeln!(std::io::stderr(), "\nnot tested: {self:?} ({variable} is not set)");
-                });
-                None
-            }
+            Kind::Sqlite => None,
+            Kind::Postgres => Scratch::of_test("TOMADA_TEST_POSTGRES").await,
+            Kind::MySql => Scratch::of_test("TOMADA_TEST_MYSQL").await,
         }
     }
 }
@@ -122,8 +103,8 @@ struct Bench {
     ring: Arc<Keyring>,
     /// A file, or the URL of a database.
     at: String,
-    /// With the server's URL and the database's name.
-    server: Option<(url::Url, String)>,
+    /// On a server.
+    database: Option<Scratch>,
     _folder: TempDir,
 }
 
@@ -132,19 +113,15 @@ impl Bench {
     async fn open(kind: Kind) -> Option<Bench> {
         let folder = TempDir::new().expect("a directory");
         let ring = Arc::new(Keyring::open(&folder.path().join("keyring"), 1).expect("a ring"));
-        let (at, server) = if kind == Kind::Sqlite {
-            (folder.path().join("tomada.db").to_str().expect("UTF-8").to_owned(), None)
-        } else {
-            let server = kind.server()?;
-            let name = format!("tomada_case_{}", hex::encode(random_bytes::<8>()));
-            run_on(kind, &server, &format!("create database {name}")).await;
-            let mut at = server.clone();
-            at.set_path(&name);
-            (at.into(), Some((server, name)))
+        let database = kind.database().await;
+        let at = match (&database, kind) {
+            (Some(database), _) => database.url().to_owned(),
+            (None, Kind::Sqlite) => folder.path().join("tomada.db").to_str().expect("UTF-8").to_owned(),
+            (None, _) => return None,
         };
         let store = open(kind, &at, ring.clone()).await;
         let (node, _) = store.join("test", START_MS).await.expect("it joins");
-        Some(Bench { kind, store, node, ring, at, server, _folder: folder })
+        Some(Bench { kind, store, node, ring, at, database, _folder: folder })
     }
 
     /// Another node's store on the same database. SQLite has one process, so there it is the same.
@@ -161,12 +138,11 @@ impl Bench {
     /// Another node takes over from one that is gone: on SQLite, whose process ended, by its start; elsewhere once its lease
     /// is over. Answers how many deliveries went back.
     async fn take_over(&self, gone: i64, now_ms: u64) -> (Arc<dyn Store>, i64, u64) {
-        if self.kind == Kind::Sqlite {
+        let Some(database) = &self.database else {
             let (node, freed) = self.store.join("test", now_ms).await.expect("it joins");
             return (self.store.clone(), node, freed);
-        }
-        let at = self.at.parse().expect("a URL");
-        run_on(self.kind, &at, &format!("update nodes set lease_until = 0 where id = {gone}")).await;
+        };
+        database.run(format!("update nodes set lease_until = 0 where id = {gone}")).await;
         let (store, node) = self.other().await;
         let reaped = store.reap(now_ms).await.expect("it is declared dead");
         assert_eq!(reaped.iter().map(|dead| (dead.node, dead.name.as_str())).collect::<Vec<_>>(), [(gone, "test")]);
@@ -174,12 +150,12 @@ impl Bench {
     }
 
     /// Ends the case as it ended, without its database.
-    async fn close(self, ended: std::thread::Result<Result<(), Elapsed>>) {
-        if let Some((server, name)) = &self.server {
-            let force = if self.kind == Kind::Postgres { " with (force)" } else { "" };
-            run_on(self.kind, server, &format!("drop database {name}{force}")).await;
-        }
+    async fn close(mut self, ended: std::thread::Result<Result<(), Elapsed>>) {
+        let database = self.database.take();
         drop(self);
+        if let Some(database) = database {
+            database.remove().await.expect("the database goes");
+        }
         match ended {
             Ok(in_time) => in_time.expect("it ends in time"),
             Err(panic) => std::panic::resume_unwind(panic),
@@ -266,17 +242,6 @@ impl Bench {
     fn hide(&self, mut new: NewEvent) -> NewEvent {
         new.key = new.key.hide(|index| self.ring.index(LABEL, &[index]));
         new
-    }
-}
-
-async fn run_on(kind: Kind, server: &url::Url, sql: &str) {
-    let sql = AssertSqlSafe(sql.to_owned());
-    if kind == Kind::Postgres {
-        let mut conn = PgConnection::connect(server.as_str()).await.expect("the server answers");
-        sqlx::raw_sql(sql).execute(&mut conn).await.expect("the server does it");
-    } else {
-        let mut conn = MySqlConnection::connect(server.as_str()).await.expect("the server answers");
-        sqlx::raw_sql(sql).execute(&mut conn).await.expect("the server does it");
     }
 }
 
@@ -504,7 +469,9 @@ cases! {
         at_the_same_time_it_is_removed_once;
     ring:
         it_is_known_whose_indexes_these_are
+        it_is_known_which_pepper_the_keys_are_of
         keys_are_wrapped_anew
+        keys_that_wrap_are_known_by_name
         only_what_was_read_is_replaced;
     schedules:
         a_schedule_is_fired_once

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::error::Cause;
 use super::rows::Promoted;
-use super::sql::Conn;
+use super::sql::{Conn, answered};
 use super::{Done, Known, Result, StoreError, Work};
 use crate::clock::random_bytes;
 use crate::delivery::Delivery;
@@ -51,6 +51,19 @@ macro_rules! patiently {
     }};
 }
 pub(super) use patiently;
+
+/// Runs `body` in the transaction of `conn`, which ends with a commit when it succeeds.
+pub(super) async fn transaction<T>(
+    conn: impl Future<Output = Result<Conn>>,
+    body: impl AsyncFnOnce(&mut Conn) -> Result<T>,
+) -> Result<T> {
+    answered(async {
+        let mut conn = conn.await?;
+        let done = body(&mut conn).await;
+        end(conn, done).await
+    })
+    .await
+}
 
 /// Ends a transaction: with a commit when it succeeded.
 pub(super) async fn end<T>(conn: Conn, done: Result<T>) -> Result<T> {

@@ -84,7 +84,7 @@ pub(crate) async fn run(address: &Address) -> Result<Vec<Step>> {
 
 /// sqlx waits for its own lock without end, by a time of -1. MariaDB does not take that: it answers null, and nobody
 /// has waited. So the lock is taken here.
-async fn take_turns(conn: &mut MySqlConnection, mut migrator: Migrator) -> Result<()> {
+pub(super) async fn take_turns(conn: &mut MySqlConnection, mut migrator: Migrator) -> Result<()> {
     let lock = sqlx::query_scalar("select get_lock(concat('tomada.', left(sha2(database(), 256), 32)), ?)").bind(TURN);
     let locked: Option<i64> = lock.fetch_one(&mut *conn).await?;
     if locked != Some(1) {
@@ -138,6 +138,7 @@ async fn compared(conn: &mut impl Migrate, migrator: &Migrator) -> Result<Progre
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::scratch::Scratch;
 
     #[tokio::test]
     async fn what_is_missing_is_said_and_applied_once() {
@@ -149,15 +150,9 @@ mod tests {
     #[tokio::test]
     async fn servers_move_forward_too() {
         for variable in ["TOMADA_TEST_POSTGRES", "TOMADA_TEST_MYSQL"] {
-            let Ok(url) = std::env::var(variable) else { continue };
-            let mut server = Address::of_url(&url).unwrap().connect().await.unwrap();
-            let name = format!("tomada_migrate_{}", std::process::id());
-            server.pairs(sqlx::AssertSqlSafe(format!("create database {name}"))).await.unwrap();
-            let mut own = url::Url::parse(&url).unwrap();
-            own.set_path(&name);
-            let address = Address::of_url(own.as_str()).unwrap();
-            moves_forward(&address).await;
-            server.pairs(sqlx::AssertSqlSafe(format!("drop database {name}"))).await.unwrap();
+            let Some(database) = Scratch::of_test(variable).await else { continue };
+            moves_forward(&Address::of_url(database.url()).unwrap()).await;
+            database.remove().await.unwrap();
         }
     }
 

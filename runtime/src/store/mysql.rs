@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use sqlx::migrate::Migrate as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool};
 use sqlx::{ConnectOptions as _, Executor as _, Row as _};
 
-use super::database::{Database, end, patiently, pool};
+use super::database::{Database, patiently, pool, transaction};
+use super::migrate::take_turns;
 use super::rows::Promoted;
-use super::sql::{Conn, Open, answered};
+use super::sql::{Conn, Open};
 use super::{Done, Known, Result, StoreError, Work, batch};
 use crate::delivery::Delivery;
 use crate::event::{EventId, NewDelivery, NewEvent};
@@ -39,9 +39,6 @@ const STATEMENTS: usize = 256;
 const SESSION: &str = "set session transaction isolation level read committed; \
      set session innodb_lock_wait_timeout = 10, wait_timeout = 5, sql_mode = \
      'STRICT_ALL_TABLES,ANSI_QUOTES,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES,NO_ENGINE_SUBSTITUTION'";
-
-/// How long another node is waited for that brings the tables up to date, in seconds.
-const MIGRATING: i64 = 120;
 
 pub(super) struct MySql {
     hot: MySqlPool,
@@ -70,19 +67,13 @@ impl MySql {
         let others = pool(CONNECTIONS).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let mut conn = others.acquire().await.map_err(StoreError::from)?;
         check(&mut conn).await?;
-        migrate(&mut conn).await?;
+        take_turns(&mut conn, sqlx::migrate!("../migrations/mysql")).await?;
         drop(conn);
         Ok(MySql { hot: pool(HOT_CONNECTIONS).connect_lazy_with(options), others })
     }
 
-    /// Runs `body` in a transaction: committed when it succeeds, rolled back when it does not.
-    async fn transaction<T>(&self, body: impl AsyncFnOnce(&mut Conn) -> Result<T>) -> Result<T> {
-        answered(async {
-            let mut conn = Conn::MySql(Open::begin(self.hot.acquire().await?).await?);
-            let done = body(&mut conn).await;
-            end(conn, done).await
-        })
-        .await
+    async fn begin_hot(&self) -> Result<Conn> {
+        Ok(Conn::MySql(Open::begin(self.hot.acquire().await?).await?))
     }
 }
 
@@ -101,15 +92,15 @@ impl Database for MySql {
     }
 
     async fn commit(&self, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {
-        patiently!(self.transaction(async |conn| batch::commit(&mut Hot(conn), known, node, work).await))
+        patiently!(transaction(self.begin_hot(), async |conn| batch::commit(&mut Hot(conn), known, node, work).await))
     }
 
     async fn claim(&self, ring: &Keyring, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
-        patiently!(self.transaction(async |conn| Hot(conn).claim(ring, node, endpoint, limit).await))
+        patiently!(transaction(self.begin_hot(), async |conn| Hot(conn).claim(ring, node, endpoint, limit).await))
     }
 
     async fn promote(&self, ring: &Keyring, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
-        patiently!(self.transaction(async |conn| Hot(conn).promote(ring, node, now_ms, limit).await))
+        patiently!(transaction(self.begin_hot(), async |conn| Hot(conn).promote(ring, node, now_ms, limit).await))
     }
 
     async fn accept(&self, conn: &mut Conn, known: Known<'_>, node: i64, event: &NewEvent) -> Result<EventId> {
@@ -168,28 +159,6 @@ fn is_known(version: &str) -> bool {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let numbers = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     numbers >= if version.contains("MariaDB") { OLDEST_MARIADB } else { OLDEST_MYSQL }
-}
-
-/// Brings the tables up to date, one node at a time.
-async fn migrate(conn: &mut MySqlConnection) -> anyhow::Result<()> {
-    // sqlx waits for its own lock without end, by a time of -1. MariaDB does not take that: it answers null, and nobody has
-    // waited.
-    let lock = "select get_lock('tomada.' || left(sha2(database(), 256), 32), ?)";
-    let locked: Option<i64> =
-        sqlx::query_scalar(lock).bind(MIGRATING).fetch_one(&mut *conn).await.map_err(StoreError::from)?;
-    if locked != Some(1) {
-        anyhow::bail!("another node has been bringing the database's tables up to date for {MIGRATING} s");
-    }
-    let mut migrator = sqlx::migrate!("../migrations/mysql");
-    migrator.set_locking(false);
-    conn.ensure_migrations_table(&migrator.table_name).await.map_err(StoreError::from)?;
-    // What was carried out by half is begun again: see 0001_init.sql.
-    let half = sqlx::query("delete from _sqlx_migrations where success = false");
-    half.execute(&mut *conn).await.map_err(StoreError::from)?;
-    migrator.run(&mut *conn).await.map_err(StoreError::from)?;
-    let unlock = sqlx::query("select release_lock('tomada.' || left(sha2(database(), 256), 32))");
-    unlock.execute(&mut *conn).await.map_err(StoreError::from)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@ mod hot;
 use std::str::FromStr;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{ConnectOptions, Connection as _, Row as _};
 use tokio::task::block_in_place;
 
-use super::database::{Database, end, patiently, pool};
+use super::database::{Database, patiently, pool, transaction};
 use super::rows::Promoted;
-use super::sql::{Conn, Open, answered};
+use super::sql::{Conn, Open};
 use super::{Done, Known, Result, StoreError, Work, batch};
 use crate::delivery::Delivery;
 use crate::event::{EventId, NewDelivery, NewEvent};
@@ -63,33 +63,6 @@ impl Postgres {
             .map_err(StoreError::from)?;
         Ok(Postgres { pool })
     }
-
-    async fn commit_once(&self, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {
-        answered(async {
-            let mut conn = self.begin().await?;
-            let done = batch::commit(&mut Hot(&mut conn), known, node, work).await;
-            end(conn, done).await
-        })
-        .await
-    }
-
-    async fn claim_once(&self, node: i64, endpoint: i64, limit: u32) -> Result<Vec<PgRow>> {
-        answered(async {
-            let mut conn = self.begin().await?;
-            let rows = Hot(&mut conn).claim(node, endpoint, limit).await;
-            end(conn, rows).await
-        })
-        .await
-    }
-
-    async fn promote_once(&self, node: i64, now_ms: u64, limit: u32) -> Result<Vec<PgRow>> {
-        answered(async {
-            let mut conn = self.begin().await?;
-            let rows = Hot(&mut conn).promote(node, now_ms, limit).await;
-            end(conn, rows).await
-        })
-        .await
-    }
 }
 
 #[async_trait]
@@ -107,17 +80,17 @@ impl Database for Postgres {
     }
 
     async fn commit(&self, known: Known<'_>, node: i64, work: &[Work]) -> Result<Vec<Done>> {
-        patiently!(self.commit_once(known, node, work))
+        patiently!(transaction(self.begin(), async |conn| batch::commit(&mut Hot(conn), known, node, work).await))
     }
 
     async fn claim(&self, ring: &Keyring, node: i64, endpoint: i64, limit: u32) -> Result<Vec<Delivery>> {
-        let rows = patiently!(self.claim_once(node, endpoint, limit))?;
+        let rows = patiently!(transaction(self.begin(), async |conn| Hot(conn).claim(node, endpoint, limit).await))?;
         // Opening is computing.
         block_in_place(|| hot::claimed(&rows, ring))
     }
 
     async fn promote(&self, ring: &Keyring, node: i64, now_ms: u64, limit: u32) -> Result<Promoted> {
-        let rows = patiently!(self.promote_once(node, now_ms, limit))?;
+        let rows = patiently!(transaction(self.begin(), async |conn| Hot(conn).promote(node, now_ms, limit).await))?;
         block_in_place(|| hot::promoted(&rows, ring))
     }
 
@@ -146,49 +119,15 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use sqlx::AssertSqlSafe;
 
     use super::*;
-    use crate::clock::random_bytes;
     use crate::event::{Content, Event};
     use crate::ingress::key::Key;
+    use crate::store::scratch::Scratch;
 
-    /// An empty database on the server of `TOMADA_TEST_POSTGRES`.
-    struct Server {
-        url: url::Url,
-        name: String,
-    }
-
-    impl Server {
-        /// None where there is no server, which is a failure where all are demanded.
-        async fn new() -> Option<Server> {
-            let Ok(url) = std::env::var("TOMADA_TEST_POSTGRES") else {
-                let all = std::env::var("TOMADA_TEST_ALL").is_ok_and(|all| all == "1");
-                assert!(!all, "TOMADA_TEST_POSTGRES is not set, and TOMADA_TEST_ALL demands it");
-                return None;
-            };
-            let server = Server {
-                url: url.parse().unwrap(),
-                name: format!("tomada_postgres_{}", hex::encode(random_bytes::<8>())),
-            };
-            server.run(format!("create database {}", server.name)).await;
-            Some(server)
-        }
-
-        async fn run(&self, sql: String) {
-            let mut conn = PgConnection::connect(self.url.as_str()).await.unwrap();
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
-        }
-
-        async fn connect(&self) -> Postgres {
-            let mut url = self.url.clone();
-            url.set_path(&self.name);
-            Postgres::connect(url.as_str()).await.unwrap()
-        }
-
-        async fn drop(self) {
-            self.run(format!("drop database {} with (force)", self.name)).await;
-        }
+    /// An empty database; none where there is no server.
+    async fn database() -> Option<Scratch> {
+        Scratch::of_test("TOMADA_TEST_POSTGRES").await
     }
 
     fn event(number: i64) -> Work {
@@ -215,11 +154,11 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_node_that_has_left_takes_and_writes_nothing_more() {
-        let Some(server) = Server::new().await else { return };
+        let Some(database) = database().await else { return };
         let folder = tempfile::TempDir::new().unwrap();
         let ring = Keyring::open(&folder.path().join("keyring"), 1).unwrap();
         let known = Known { ring: &ring, rehidden: false };
-        let db = server.connect().await;
+        let db = Postgres::connect(database.url()).await.unwrap();
         let row = sqlx::query("insert into nodes (started_at) values (1) returning id").fetch_one(&db.pool).await;
         let node = row.unwrap().get(0);
         let done = db.commit(known, node, &[event(1)]).await.unwrap();
@@ -230,19 +169,20 @@ mod tests {
         assert!(matches!(db.promote(&ring, node, 10, 10).await, Err(StoreError::Fenced)));
         let events = sqlx::query("select count(*) from integration_events").fetch_one(&db.pool).await.unwrap();
         assert_eq!(events.get::<i64, _>(0), 1);
-        server.drop().await;
+        database.remove().await.unwrap();
     }
 
     /// A 202 means durable, whatever the server was told.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_commit_waits_for_the_disk_even_where_the_server_does_not() {
-        let Some(server) = Server::new().await else { return };
+        let Some(database) = database().await else { return };
         for (said, done) in [("off", "on"), ("remote_apply", "remote_apply")] {
-            server.run(format!("alter database {} set synchronous_commit = {said}", server.name)).await;
-            let db = server.connect().await;
+            let set = format!("'alter database %I set synchronous_commit = {said}', current_database()");
+            database.run(format!("do $$ begin execute format({set}); end $$")).await;
+            let db = Postgres::connect(database.url()).await.unwrap();
             let row = sqlx::query("show synchronous_commit").fetch_one(&db.pool).await.unwrap();
             assert_eq!(row.get::<&str, _>(0), done);
         }
-        server.drop().await;
+        database.remove().await.unwrap();
     }
 }

@@ -18,11 +18,10 @@ use crate::clock::Clock;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Ways there and back that are measured.
 const ROUND_TRIPS: usize = 15;
-/// Keys that are named: a ring has no more (`keyring.rs`).
-const MOST_KEYS: usize = 64;
 
 const POSTGRES: &str = "select 'version', version() \
      union all select 'in_recovery', pg_is_in_recovery()::text \
+     union all select 'ssl', ssl::text from pg_stat_ssl where pid = pg_backend_pid() \
      union all select name, setting from pg_settings where name in ('server_version_num', 'fsync', 'full_page_writes', \
      'synchronous_commit', 'default_transaction_isolation', 'default_transaction_read_only', 'autovacuum', \
      'server_encoding', 'max_connections')";
@@ -162,7 +161,7 @@ impl Link {
     }
 
     async fn keys(&mut self) -> Result<Option<NeededKeys>> {
-        for table in ["keyring", "integration_events", "secrets"] {
+        for table in ["keyring", "wrapping_keys", "pepper"] {
             if !self.has_table(table).await? {
                 return Ok(None);
             }
@@ -172,32 +171,28 @@ impl Link {
             Link::Postgres(_) => ("encode(fingerprint, 'hex')", "text"),
             Link::MySql(_) => ("hex(fingerprint)", "char"),
         };
-        let ring = self.pairs(AssertSqlSafe(format!("select 'ring', {hex} from keyring"))).await?;
-        let fingerprint = ring.into_iter().next().and_then(|(_, hex)| hex::decode(hex?).ok());
-        let mut ids = Vec::new();
-        for table in ["integration_events", "secrets"] {
-            // One look into the index for each key: a list of all rows would be as long as the table.
-            let mut last = -1;
-            for _ in 0..MOST_KEYS {
-                let next = format!("select 'next', cast(min(key_id) as {text}) from {table} where key_id > {last}");
-                let rows = self.pairs(AssertSqlSafe(next)).await?;
-                let Some(id) = rows.into_iter().next().and_then(|(_, id)| id?.parse::<i64>().ok()) else { break };
-                last = id;
-                ids.push(id);
-            }
+        let mut fingerprints = [const { None }; 2];
+        for (table, fingerprint) in ["keyring", "pepper"].iter().zip(&mut fingerprints) {
+            let rows = self.pairs(AssertSqlSafe(format!("select '{table}', {hex} from {table}"))).await?;
+            *fingerprint = rows.into_iter().next().and_then(|(_, hex)| hex::decode(hex?).ok());
         }
+        let [ring, pepper] = fingerprints;
+        let rows =
+            self.pairs(AssertSqlSafe(format!("select 'key', cast(key_id as {text}) from wrapping_keys"))).await?;
+        let mut ids: Vec<i64> = rows.into_iter().filter_map(|(_, id)| id?.parse().ok()).collect();
         ids.sort_unstable();
-        ids.dedup();
-        Ok(Some(NeededKeys { fingerprint, ids }))
+        Ok(Some(NeededKeys { ring, pepper, ids }))
     }
 }
 
-/// What a key ring must have for this database.
+/// Which key ring and pepper this database needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NeededKeys {
-    /// Of the ring that the indexes were made with; none before the first start.
-    pub(crate) fingerprint: Option<Vec<u8>>,
-    /// Keys of the ring that something there is wrapped with.
+    /// The fingerprint of the ring that the indexes were made with; none before the first start.
+    pub(crate) ring: Option<Vec<u8>>,
+    /// That of the pepper.
+    pub(crate) pepper: Option<Vec<u8>>,
+    /// Keys of the ring that wrap something there, or may.
     pub(crate) ids: Vec<i64>,
 }
 
@@ -251,6 +246,7 @@ pub(crate) async fn probe(address: &Address, clock: &Clock) -> Result<Probe> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::scratch::Scratch;
 
     #[test]
     fn an_address_is_shown_without_its_password_and_never_repeated() {
@@ -280,20 +276,21 @@ mod tests {
         let seen = probe(&address, &Clock::System).await.unwrap();
         assert_eq!(seen.product, Product::Sqlite);
         assert!(seen.ahead_ms.abs() < 1000, "{seen:?}");
-        assert_eq!(seen.keys, Some(NeededKeys { fingerprint: None, ids: Vec::new() }));
+        assert_eq!(seen.keys, Some(NeededKeys { ring: None, pepper: None, ids: Vec::new() }));
     }
 
     /// The servers that `.ci/databases` starts, or others.
     #[tokio::test]
     async fn a_server_is_looked_at() {
         for (variable, setting) in [("TOMADA_TEST_POSTGRES", "fsync"), ("TOMADA_TEST_MYSQL", "max_allowed_packet")] {
-            let Ok(url) = std::env::var(variable) else { continue };
-            let address = Address::of_url(&url).unwrap();
+            let Some(database) = Scratch::of_test(variable).await else { continue };
+            let address = Address::of_url(database.url()).unwrap();
             let seen = probe(&address, &Clock::System).await.unwrap();
             assert!(seen.settings.contains_key("version"), "{seen:?}");
             assert!(seen.settings.contains_key(setting), "{seen:?}");
             assert!(seen.ahead_ms.abs() < 5000, "{seen:?}");
             assert!(seen.round_trip < Duration::from_secs(1), "{seen:?}");
+            database.remove().await.unwrap();
         }
     }
 }

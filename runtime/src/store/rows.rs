@@ -356,6 +356,14 @@ pub(crate) struct WrappedKey {
     pub(crate) wrapped: Vec<u8>,
 }
 
+/// A walk's next keys of events.
+#[derive(Debug)]
+pub(crate) struct WrappedPage {
+    pub(crate) keys: Vec<WrappedKey>,
+    /// After which event the walk goes on; none when it has come to its end.
+    pub(crate) next: Option<EventId>,
+}
+
 /// What a wrapped key seals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeyOf {

@@ -48,3 +48,6 @@ async fn run(server: &Address, sql: String) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,11 +265,10 @@ impl<const N: usize> From<[u8; N]> for Value {
 pub(super) struct Query {
     sql: Cow<'static, str>,
     values: Vec<Value>,
-    is_long: bool,
 }
 
 pub(super) fn query(sql: impl Into<Cow<'static, str>>) -> Query {
-    Query { sql: sql.into(), values: Vec::new(), is_long: false }
+    Query { sql: sql.into(), values: Vec::new() }
 }
 
 macro_rules! bound {
@@ -290,7 +289,7 @@ macro_rules! bound {
 /// What a connection answers, in time.
 macro_rules! asked {
     ($query:ident, $conn:ident, $answer:expr) => {{
-        let limit = if $query.is_long { Duration::MAX } else { $conn.limit() };
+        let limit = $conn.limit();
         let $query = $query.render($conn.dialect());
         let answer: Result<Result<_>, _> = timeout(limit, async { Ok($answer) }).await;
         answer.unwrap_or_else(|_| Err($conn.give_up()))
@@ -298,12 +297,6 @@ macro_rules! asked {
 }
 
 impl Query {
-    /// For what goes over a whole table, when the hub starts: it may take as long as it takes.
-    pub(super) fn long(mut self) -> Query {
-        self.is_long = true;
-        self
-    }
-
     pub(super) fn bind(mut self, value: impl Into<Value>) -> Query {
         self.values.push(value.into());
         self

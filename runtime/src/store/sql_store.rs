@@ -287,23 +287,43 @@ impl Store for SqlStore {
     }
 
     async fn keyring(&self) -> Result<Option<Vec<u8>>> {
-        content::keyring(&mut self.read().await?).await
+        keyring::fingerprint(&mut self.read().await?).await
     }
 
     async fn set_keyring(&self, fingerprint: &[u8]) -> Result<()> {
-        transaction!(self, |conn| content::set_keyring(conn, fingerprint).await)
+        transaction!(self, |conn| keyring::set_fingerprint(conn, fingerprint).await)
     }
 
-    async fn wrapped(&self) -> Result<Vec<(KeyId, u64)>> {
-        content::wrapped(&mut self.read().await?).await
+    async fn pepper(&self) -> Result<Option<Vec<u8>>> {
+        keyring::pepper(&mut self.read().await?).await
     }
 
-    async fn wrapped_before(&self, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
-        content::wrapped_before(&mut self.read().await?, active, limit).await
+    async fn set_pepper(&self, fingerprint: &[u8]) -> Result<()> {
+        transaction!(self, |conn| keyring::set_pepper(conn, fingerprint).await)
+    }
+
+    async fn wrapping_keys(&self) -> Result<Vec<KeyId>> {
+        keyring::wrapping_keys(&mut self.read().await?).await
+    }
+
+    async fn add_wrapping_key(&self, id: KeyId) -> Result<()> {
+        transaction!(self, |conn| keyring::add_wrapping_key(conn, id).await)
+    }
+
+    async fn remove_wrapping_key(&self, id: KeyId) -> Result<()> {
+        transaction!(self, |conn| keyring::remove_wrapping_key(conn, id).await)
+    }
+
+    async fn wrapped_secrets(&self) -> Result<Vec<WrappedKey>> {
+        keyring::wrapped_secrets(&mut self.read().await?).await
+    }
+
+    async fn wrapped_events(&self, after: EventId, limit: u32) -> Result<WrappedPage> {
+        keyring::wrapped_events(&mut self.read().await?, after, limit).await
     }
 
     async fn rewrap(&self, keys: &[WrappedKey]) -> Result<()> {
-        transaction!(self, |conn| content::rewrap(conn, keys).await)
+        transaction!(self, |conn| keyring::rewrap(conn, keys).await)
     }
 
     async fn secrets(&self) -> Result<Vec<SecretRow>> {

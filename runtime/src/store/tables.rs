@@ -7,6 +7,7 @@ pub(super) mod connectors;
 pub(super) mod content;
 pub(super) mod deliveries;
 pub(super) mod events;
+pub(super) mod keyring;
 pub(super) mod keys;
 pub(super) mod mappings;
 pub(super) mod nodes;

@@ -44,12 +44,12 @@ pub(super) async fn what_a_commit_brings_that_is_under_way_goes_back_too(bench: 
          update webhook_deliveries set node_id = {node} where exists \
          (select 1 from nodes where id = {node} and left_at is null); select {sleep}(1); commit"
     );
-    let at = bench.at.parse().unwrap();
+    let database = bench.database.as_ref().expect("one on a server");
     let leave = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         store.leave(node, START_MS + 1).await.unwrap();
     };
-    tokio::join!(run_on(bench.kind, &at, &commit), leave);
+    tokio::join!(database.run(commit), leave);
     assert_eq!(bench.claim(endpoint, 10).await.len(), 1);
 }
 

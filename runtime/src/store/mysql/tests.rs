@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection as _;
 use tokio::time::timeout;
 
 use super::*;
@@ -11,14 +10,14 @@ use crate::clock::Ids;
 use crate::delivery::{Attempt, Begin, Next, Outcome, Settlement};
 use crate::event::{Content, DeliveryId, Event, Place};
 use crate::ingress::key::Key;
+use crate::store::scratch::Scratch;
 use crate::store::sql::query;
 
 const NOW: u64 = 1_767_225_600_000;
 
 /// A database of its own.
 struct Bench {
-    url: String,
-    database: String,
+    database: Scratch,
     mysql: MySql,
     ring: Keyring,
     ids: Ids,
@@ -26,24 +25,19 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new() -> Bench {
-        let url = std::env::var("TOMADA_TEST_MYSQL").unwrap_or("mysql://root@127.0.0.1:3306/test".into());
-        let database = format!("tomada_c_{}", hex::encode(crate::clock::random_bytes::<6>()));
-        let mut server = MySqlConnection::connect(&url).await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(format!("create database {database}"))).execute(&mut server).await.unwrap();
-        let mine = format!("{}/{database}", url.rsplit_once('/').unwrap().0);
+    /// None where there is no server.
+    async fn new() -> Option<Bench> {
+        let database = Scratch::of_test("TOMADA_TEST_MYSQL").await?;
         let directory = tempfile::TempDir::new().unwrap();
         let ring = Keyring::open(&directory.path().join("keyring"), 1).unwrap();
-        let mysql = MySql::connect(&mine).await.unwrap();
-        Bench { url, database, mysql, ring, ids: Ids::default(), _directory: directory }
+        let mysql = MySql::connect(database.url()).await.unwrap();
+        Some(Bench { database, mysql, ring, ids: Ids::default(), _directory: directory })
     }
 
     async fn finish(self) {
         self.mysql.hot.close().await;
         self.mysql.others.close().await;
-        let mut server = MySqlConnection::connect(&self.url).await.unwrap();
-        let drop = format!("drop database {}", self.database);
-        sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&mut server).await.unwrap();
+        self.database.remove().await.unwrap();
     }
 
     async fn node(&self) -> i64 {
@@ -134,7 +128,7 @@ fn settlement(delivery: &Delivery, next: Next, emitted: Vec<NewEvent>) -> Work {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_one_event() {
-    let bench = Bench::new().await;
+    let Some(bench) = Bench::new().await else { return };
     let node = bench.node().await;
     let place = [(1, 0, None, Place::Memory)];
     let first = bench.event("a", &place);
@@ -170,7 +164,7 @@ async fn a_key_is_one_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_ends_once() {
-    let bench = Bench::new().await;
+    let Some(bench) = Bench::new().await else { return };
     let node = bench.node().await;
     for key in ["a", "b", "c", "d"] {
         bench.accept(node, key, &[(1, 0, None, Place::Table)]).await;
@@ -214,7 +208,7 @@ async fn a_try_ends_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_best_go_first_and_those_with_a_key_one_by_one() {
-    let bench = Bench::new().await;
+    let Some(bench) = Bench::new().await else { return };
     let node = bench.node().await;
     let low = bench.accept(node, "low", &[(1, -5, None, Place::Table)]).await;
     let one = bench.accept(node, "1", &[(1, 0, Some(7), Place::Table)]).await;
@@ -239,7 +233,7 @@ async fn the_best_go_first_and_those_with_a_key_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_at_the_same_time_take_each_delivery_once() {
-    let bench = Arc::new(Bench::new().await);
+    let Some(bench) = Bench::new().await.map(Arc::new) else { return };
     let nodes = [bench.node().await, bench.node().await];
     for part in 0..4 {
         let place = |at: i64| (1 + at % 2, 0, None, Place::Table);
@@ -276,7 +270,7 @@ async fn nodes_at_the_same_time_take_each_delivery_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_what_another_holds() {
-    let bench = Bench::new().await;
+    let Some(bench) = Bench::new().await else { return };
     let node = bench.node().await;
     let places = [(1, 0, Some(7), Place::Table), (2, 0, Some(7), Place::Table), (3, 0, None, Place::Delayed(NOW))];
     for key in ["a", "b", "c"] {
@@ -308,7 +302,7 @@ async fn nobody_waits_for_what_another_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_left_commits_nothing() {
-    let bench = Bench::new().await;
+    let Some(bench) = Bench::new().await else { return };
     let node = bench.node().await;
     sqlx::query("update nodes set left_at = 1").execute(&bench.mysql.others).await.unwrap();
     let work = [Work::Accept(bench.event("a", &[]))];
@@ -322,7 +316,7 @@ async fn whoever_left_commits_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_was_carried_out_by_half_is_begun_again() {
-    let bench = Bench::new().await;
+    let Some(bench) = Bench::new().await else { return };
     for sql in [
         "drop table erasures",
         "drop table reindexing",
@@ -331,13 +325,14 @@ async fn a_migration_that_was_carried_out_by_half_is_begun_again() {
     ] {
         sqlx::query(sql).execute(&bench.mysql.others).await.unwrap();
     }
-    let url = format!("{}/{}", bench.url.rsplit_once('/').unwrap().0, bench.database);
-    let (one, two) = tokio::join!(MySql::connect(&url), MySql::connect(&url));
+    let url = bench.database.url();
+    let (one, two) = tokio::join!(MySql::connect(url), MySql::connect(url));
     for other in [one.unwrap(), two.unwrap()] {
         other.others.close().await;
     }
     assert_eq!(bench.number("select count(*) from erasures").await, 0);
-    assert_eq!(bench.number("select count(*) from _sqlx_migrations where success").await, 10);
+    let all = sqlx::migrate!("../migrations/mysql").iter().count();
+    assert_eq!(bench.number("select count(*) from _sqlx_migrations where success").await, all as i64);
     bench.finish().await;
 }
 

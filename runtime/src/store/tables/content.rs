@@ -10,7 +10,7 @@ use crate::event::{Content, DeliveryId, EventId};
 use crate::keyring::{KeyId, Keyring};
 use crate::seal::{Place, SealKey};
 use crate::store::Result;
-use crate::store::rows::{ContentState, KeyOf, WrappedKey};
+use crate::store::rows::ContentState;
 use crate::store::sql::{Conn, Row, query};
 
 /// An event's content as it is stored.
@@ -110,70 +110,6 @@ pub(super) fn wrapped_key(row: &Row, column: usize) -> Result<Option<(KeyId, &[u
 pub(super) fn event_key(ring: &Keyring, event: i64, row: &Row, column: usize) -> Result<Option<SealKey>> {
     let Some((id, wrapped)) = wrapped_key(row, column)? else { return Ok(None) };
     Ok(ring.unwrap(Place::PayloadKey { event }, id, wrapped).ok())
-}
-
-pub(in crate::store) async fn keyring(conn: &mut Conn) -> Result<Option<Vec<u8>>> {
-    query("select fingerprint from keyring").fetch_value(conn).await
-}
-
-pub(in crate::store) async fn set_keyring(conn: &mut Conn, fingerprint: &[u8]) -> Result<()> {
-    query("delete from keyring").execute(conn).await?;
-    query("insert into keyring (fingerprint) values (?)").bind(fingerprint).execute(conn).await?;
-    Ok(())
-}
-
-pub(in crate::store) async fn wrapped(conn: &mut Conn) -> Result<Vec<(KeyId, u64)>> {
-    let rows = query(
-        "select key_id, count(*) from (select key_id from integration_events where key_id is not null \
-         union all select key_id from secrets) k group by 1",
-    )
-    .long();
-    rows.fetch_all(conn).await?.iter().map(|row| Ok((KeyId(row.try_get(0)?), row.try_get(1)?))).collect()
-}
-
-pub(in crate::store) async fn wrapped_before(conn: &mut Conn, active: KeyId, limit: u32) -> Result<Vec<WrappedKey>> {
-    let rows = query(
-        "select id, key_id, wrapped, null from integration_events where key_id < ?1 \
-         union all select id, key_id, wrapped, null from integration_events where key_id > ?1 \
-         union all select version, key_id, wrapped, name from secrets where key_id <> ?1 limit ?2",
-    )
-    .bind(active.0)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    let key = |row: &Row| {
-        let (number, id) = (row.try_get(0)?, KeyId(row.try_get(1)?));
-        let of = match row.try_get::<Option<String>>(3)? {
-            Some(name) => KeyOf::Secret { name, version: number },
-            None => KeyOf::Event(EventId(number)),
-        };
-        Ok(WrappedKey { of, key: id, was: id, wrapped: row.try_get(2)? })
-    };
-    rows.iter().map(key).collect()
-}
-
-pub(in crate::store) async fn rewrap(conn: &mut Conn, keys: &[WrappedKey]) -> Result<()> {
-    for key in keys {
-        let change = match &key.of {
-            KeyOf::Event(event) => {
-                query("update integration_events set key_id = ?, wrapped = ? where key_id = ? and id = ?")
-                    .bind(key.key.0)
-                    .bind(&key.wrapped)
-                    .bind(key.was.0)
-                    .bind(event.0)
-            }
-            KeyOf::Secret { name, version } => {
-                query("update secrets set key_id = ?, wrapped = ? where key_id = ? and name = ? and version = ?")
-                    .bind(key.key.0)
-                    .bind(&key.wrapped)
-                    .bind(key.was.0)
-                    .bind(name)
-                    .bind(*version)
-            }
-        };
-        change.execute(conn).await?;
-    }
-    Ok(())
 }
 
 /// Empties an event's content and everything that was said about it, and sets `state`, which is expired or erased: rows
