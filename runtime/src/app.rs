@@ -162,7 +162,7 @@ impl Hub {
 
         let closing = Closing { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let stop = closing.stop.clone();
-        let ids = Arc::new(Ids::default());
+        let ids = Arc::new(Ids::of_node(membership.node()));
         let metrics = Arc::new(Metrics::default());
         let committer = Committer::start(store.clone(), queues.clone(), membership.clone(), metrics.clone())?;
         tasks.spawn(membership.clone().run(stop.clone()));

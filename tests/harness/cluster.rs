@@ -228,9 +228,14 @@ impl Cluster {
                     left join retry_queue r on r.delivery_id = d.id where d.status in (0, 1) order by d.id limit 20";
         eprintln!("--- owed: id, status, node, tries, due\n{}", self.database.lines(owed));
         eprintln!("--- now: {}\n--- nodes\n{}", unix_ms(), self.database.lines("select * from nodes order by id"));
+        self.show_lines(|_| true);
+    }
+
+    /// The last of the lines in each node's log that `shown` picks.
+    fn show_lines(&self, shown: impl Fn(&str) -> bool) {
         for node in 0..NODES {
             let log = std::fs::read_to_string(self.log(node)).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
+            let lines: Vec<&str> = log.lines().filter(|line| shown(line)).collect();
             eprintln!("--- node {node}\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
     }
@@ -260,6 +265,10 @@ impl Cluster {
         assert!(stored >= acknowledged.len() as i64, "{stored} stored, {} acknowledged", acknowledged.len());
         assert!(acknowledged.len() > 100, "only {} were acknowledged", acknowledged.len());
         let refusals = self.refusals();
+        if refusals.busy > 0 {
+            // Why they were told to come again.
+            self.show_lines(|line| line.contains(" WARN ") || line.contains("ERROR "));
+        }
         eprintln!("{} acknowledged, 0 lost, 0 settled twice; {refusals:?}", acknowledged.len());
         for node in self.nodes.iter_mut().filter_map(Option::take) {
             node.kill();

@@ -32,7 +32,7 @@ impl Commits {
         let ring = Arc::new(Keyring::open(&directory.join("keyring"), clock.now_ms())?);
         let store = Arc::new(SqlStore::open(database, directory, ring).await?);
         let (node, _) = store.join("bench", clock.now_ms()).await?;
-        Ok(Commits { store, node, clock, ids: Ids::default(), delivers, number: 0 })
+        Ok(Commits { store, node, clock, ids: Ids::of_node(node), delivers, number: 0 })
     }
 
     /// Events per second: accepted, and settled where the bench delivers, in transactions of so many rows.

@@ -31,7 +31,7 @@ impl Bench {
         let directory = tempfile::TempDir::new().unwrap();
         let ring = Keyring::open(&directory.path().join("keyring"), 1).unwrap();
         let mysql = MySql::connect(database.url()).await.unwrap();
-        Some(Bench { database, mysql, ring, ids: Ids::default(), _directory: directory })
+        Some(Bench { database, mysql, ring, ids: Ids::of_node(1), _directory: directory })
     }
 
     async fn finish(self) {
