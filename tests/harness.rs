@@ -44,6 +44,7 @@ pub(crate) struct TestHub {
 pub(crate) struct Place {
     directory: TempDir,
     database: Database,
+    redis: Option<String>,
 }
 
 impl Place {
@@ -52,7 +53,7 @@ impl Place {
     }
 
     fn on(directory: TempDir) -> Place {
-        Place { directory, database: Database::new() }
+        Place { directory, database: Database::new(), redis: database::redis() }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -78,6 +79,12 @@ impl TestHub {
     /// A hub on an empty directory, with the configuration and whatever components it names.
     pub(crate) async fn start(toml: &str) -> TestHub {
         TestHub::start_with(TempDir::new().expect("a directory for the hub"), parse(toml)).await
+    }
+
+    /// The same, never beside Redis: limits are counted there by its own time, which no test moves.
+    pub(crate) async fn start_without_redis(toml: &str) -> TestHub {
+        let place = Place { redis: None, ..Place::new() };
+        TestHub::start_on(place, Clock::manual(START_MS), Some(parse(toml))).await
     }
 
     /// The same, with a configuration that was read elsewhere.
@@ -249,13 +256,14 @@ impl Halted {
 }
 
 async fn open(place: &Place, clock: Clock, config: Option<Config>) -> anyhow::Result<Hub> {
-    open_node(place.data(), place.database.url(), clock, config).await
+    open_node(place.data(), place.database.url(), place.redis.clone(), clock, config).await
 }
 
 /// One hub of several on a database.
 pub(crate) async fn open_node(
     data: PathBuf,
     database: Option<String>,
+    redis: Option<String>,
     clock: Clock,
     config: Option<Config>,
 ) -> anyhow::Result<Hub> {
@@ -270,7 +278,7 @@ pub(crate) async fn open_node(
         clock,
         compiler: components::tomada(),
         config,
-        redis: database::redis(),
+        redis,
     })
     .await
 }

@@ -47,7 +47,7 @@ fn assert_refused(answer: &Answer, policy: &str, wait_s: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_gets_its_rate_and_its_retry_gets_in() {
     let other = source("/webhooks/other", "order.created").replace("sources.partner", "sources.other");
-    let hub = TestHub::start(&(config("", "rate = { per_minute = 60, burst = 3 }") + &other)).await;
+    let hub = TestHub::start_without_redis(&(config("", "rate = { per_minute = 60, burst = 3 }") + &other)).await;
     let mut partner = Partner::of(&hub.url, PATH).await;
     // Who cannot sign takes nothing from who can.
     for _ in 0..5 {
@@ -73,7 +73,7 @@ async fn a_source_gets_its_rate_and_its_retry_gets_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_is_refused_after_failures_and_nobody_else_is() {
-    let hub = TestHub::start(&config("address = { per_minute = 60, burst = 3 }", "")).await;
+    let hub = TestHub::start_without_redis(&config("address = { per_minute = 60, burst = 3 }", "")).await;
     let mut partner = Partner::of(&hub.url, PATH).await;
     let stranger = Some("203.0.113.7");
     for _ in 0..10 {
@@ -113,7 +113,7 @@ async fn an_address_is_refused_after_failures_and_nobody_else_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_key_gets_its_quota_and_the_machine_s_own_is_free_on_the_machine() {
-    let hub = TestHub::start(&config("", "")).await;
+    let hub = TestHub::start_without_redis(&config("", "")).await;
     let mut caller = Partner::of(&hub.url, PATH).await;
     let key = hub.key().to_owned();
     let here = [("x-api-key", key.as_str())];

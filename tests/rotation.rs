@@ -9,7 +9,7 @@ use tomada::app::Hub;
 use tomada::client::{Answer, Client};
 use tomada::clock::Clock;
 
-use crate::harness::database::Database;
+use crate::harness::database::{Database, redis};
 use crate::harness::partner::{Partner, source};
 use crate::harness::{START_MS, open_node, parse, read};
 
@@ -30,7 +30,7 @@ impl Nodes {
     async fn try_start(&self, node: &str) -> anyhow::Result<Hub> {
         let config =
             parse(&source(PATH, "visit.done").replace("[[sources.partner", "sensitive = true\n[[sources.partner"));
-        open_node(self.data(node), self.database.url(), self.clock.clone(), Some(config)).await
+        open_node(self.data(node), self.database.url(), redis(), self.clock.clone(), Some(config)).await
     }
 
     async fn start(&self, node: &str) -> Hub {
