@@ -28,6 +28,13 @@ struct Shared {
     open: tokio::sync::RwLock<()>,
 }
 
+impl Shared {
+    fn told(&self) -> Told {
+        let told = self.answers.lock().expect("unpoisoned").pop_front();
+        told.or_else(|| self.always.lock().expect("unpoisoned").clone()).unwrap_or((200, Vec::new()))
+    }
+}
+
 /// How to answer: status and headers.
 pub(crate) type Told = (u16, Vec<(&'static str, String)>);
 
@@ -141,12 +148,20 @@ impl Drop for Target {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
-    shared.got.lock().expect("unpoisoned").push(Got { headers, body });
+    // Decided as it arrives, unless nobody is answered now: whoever has waited for it may say at once how the next are.
+    let told = {
+        let mut got = shared.got.lock().expect("unpoisoned");
+        got.push(Got { headers, body });
+        shared.open.try_read().ok().map(|_| shared.told())
+    };
     shared.arrived.notify_waiters();
-    let _open = shared.open.read().await;
-    let told = shared.answers.lock().expect("unpoisoned").pop_front();
-    let told = told.or_else(|| shared.always.lock().expect("unpoisoned").clone());
-    let (status, headers) = told.unwrap_or((200, Vec::new()));
+    let (status, headers) = match told {
+        Some(told) => told,
+        None => {
+            let _open = shared.open.read().await;
+            shared.told()
+        }
+    };
     let mut response = StatusCode::from_u16(status).expect("a status").into_response();
     for (name, value) in headers {
         response.headers_mut().insert(name, value.parse().expect("a header value"));
