@@ -249,6 +249,7 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     if !options.debuggable {
         keep_memory_private();
     }
+    use_small_pages();
     // An error ends the process, and its text goes where the log goes.
     run_hub(options).await.map_err(|error| anyhow::anyhow!(redact_lines(&format!("{error:#}"))))
 }
@@ -261,6 +262,14 @@ fn keep_memory_private() {
     }
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "memory could not be made private");
+    }
+}
+
+/// The allocator asks for pages of 2 MiB, and of many of them little is used: beside 2,000 slow connections a hub held
+/// 217 MiB, and 158 MiB without, at the same speed.
+fn use_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "memory is taken in large pages");
     }
 }
 
