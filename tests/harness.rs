@@ -248,10 +248,15 @@ impl Halted {
 
     /// Why a hub does not start on these files.
     pub(crate) async fn refused(&self) -> String {
-        match open(&self.place, self.clock.clone(), None).await {
-            Ok(_) => panic!("the hub started"),
-            Err(error) => format!("{error:#}"),
-        }
+        refusal(open(&self.place, self.clock.clone(), None).await)
+    }
+}
+
+/// Why a hub did not start.
+pub(crate) fn refusal(started: anyhow::Result<Hub>) -> String {
+    match started {
+        Ok(_) => panic!("the hub started"),
+        Err(error) => format!("{error:#}"),
     }
 }
 

@@ -11,7 +11,7 @@ use tomada::clock::Clock;
 
 use crate::harness::database::{Database, redis};
 use crate::harness::partner::{Partner, source};
-use crate::harness::{START_MS, open_node, parse, read};
+use crate::harness::{START_MS, open_node, parse, read, refusal};
 
 const PATH: &str = "/webhooks/partner/visit";
 
@@ -23,6 +23,10 @@ struct Nodes {
 }
 
 impl Nodes {
+    fn on(database: Database) -> Nodes {
+        Nodes { directory: TempDir::new().expect("a directory"), database, clock: Clock::manual(START_MS) }
+    }
+
     fn data(&self, node: &str) -> PathBuf {
         self.directory.path().join(node)
     }
@@ -38,10 +42,7 @@ impl Nodes {
     }
 
     async fn refused(&self, node: &str) -> String {
-        match self.try_start(node).await {
-            Ok(_) => panic!("the node started"),
-            Err(error) => format!("{error:#}"),
-        }
+        refusal(self.try_start(node).await)
     }
 
     fn copy(&self, file: &str, from: &str, to: &str) {
@@ -50,14 +51,18 @@ impl Nodes {
     }
 }
 
-async fn ask(hub: &Hub, path: &str) -> Value {
-    let mut client = Client::connect(&hub.url, Some(&hub.admin_key)).await.expect("the hub answers");
-    read(client.get(path).await.expect("an answer"))
+async fn client(hub: &Hub) -> Client {
+    Client::connect(&hub.url, Some(&hub.admin_key)).await.expect("the hub answers")
+}
+
+/// What an event holds.
+async fn payload(hub: &Hub, event: &str) -> Value {
+    let event = client(hub).await.get(&format!("/api/events/{event}?payload=true")).await;
+    read(event.expect("an answer"))["payload"].take()
 }
 
 async fn rotate(hub: &Hub) -> Answer {
-    let mut client = Client::connect(&hub.url, Some(&hub.admin_key)).await.expect("the hub answers");
-    client.post("/api/keyring/rotate", "").await.expect("an answer")
+    client(hub).await.post("/api/keyring/rotate", "").await.expect("an answer")
 }
 
 /// Answers the event's id.
@@ -68,8 +73,7 @@ async fn post(hub: &Hub, number: u32) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_share_the_ring_and_the_pepper() {
     for database in Database::on_each_server() {
-        let directory = TempDir::new().expect("a directory");
-        let nodes = Nodes { directory, database, clock: Clock::manual(START_MS) };
+        let nodes = Nodes::on(database);
         let first = nodes.start("first").await;
         let before = post(&first, 1).await;
 
@@ -81,7 +85,7 @@ async fn nodes_share_the_ring_and_the_pepper() {
         assert!(said.contains("is not the pepper that other nodes of this database have"), "{said}");
         nodes.copy("pepper", "first", "second");
         let second = nodes.start("second").await;
-        assert_eq!(ask(&second, &format!("/api/events/{before}?payload=true")).await["payload"], json!({ "visit": 1 }));
+        assert_eq!(payload(&second, &before).await, json!({ "visit": 1 }));
 
         let refused = rotate(&first).await;
         assert!(refused.status == 409 && refused.problem().contains("other nodes"), "{}", refused.problem());
@@ -98,8 +102,7 @@ async fn nodes_share_the_ring_and_the_pepper() {
         nodes.copy("keyring", "first", "second");
         let second = nodes.start("second").await;
         for (event, number) in [(before, 1), (after, 2)] {
-            let event = ask(&second, &format!("/api/events/{event}?payload=true")).await;
-            assert_eq!(event["payload"], json!({ "visit": number }));
+            assert_eq!(payload(&second, &event).await, json!({ "visit": number }));
         }
         second.stop().await.expect("it stops");
         first.stop().await.expect("it stops");
@@ -110,8 +113,7 @@ async fn nodes_share_the_ring_and_the_pepper() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_others_lack_wraps_nothing_while_they_run() {
     for database in Database::on_each_server() {
-        let directory = TempDir::new().expect("a directory");
-        let nodes = Nodes { directory, database, clock: Clock::manual(START_MS) };
+        let nodes = Nodes::on(database);
         let first = nodes.start("first").await;
         for file in ["keyring", "pepper"] {
             nodes.copy(file, "first", "second");

@@ -114,7 +114,7 @@ impl Keyring {
                 read(&text).with_context(|| format!("{} is no key ring", path.display()))?
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let state = State::new(vec![RingKey::new(now_ms)]);
+                let state = State::new(vec![RingKey::new(now_ms, true)]);
                 write_private(path, &state.written()).with_context(|| path.display().to_string())?;
                 state
             }
@@ -182,11 +182,10 @@ impl Keyring {
                 keys.len() < MAX_KEYS,
                 "the key ring has {MAX_KEYS} keys: retire what is not used any more"
             );
-            let mut fresh = RingKey::new(now_ms);
+            let mut fresh = RingKey::new(now_ms, false);
             while keys.iter().any(|key| key.id == fresh.id) {
-                fresh = RingKey::new(now_ms);
+                fresh = RingKey::new(now_ms, false);
             }
-            fresh.active = false;
             let id = fresh.id;
             keys.push(fresh);
             Ok(id)
@@ -229,15 +228,9 @@ fn position(keys: &[RingKey], id: KeyId) -> anyhow::Result<usize> {
 }
 
 impl RingKey {
-    fn new(created_ms: u64) -> RingKey {
+    fn new(created_ms: u64, active: bool) -> RingKey {
         let bytes = Zeroizing::new(random_bytes());
-        RingKey {
-            id: KeyId(u32::from_be_bytes(random_bytes())),
-            key: SealKey::new(*bytes),
-            bytes,
-            created_ms,
-            active: true,
-        }
+        RingKey { id: KeyId(u32::from_be_bytes(random_bytes())), key: SealKey::new(*bytes), bytes, created_ms, active }
     }
 }
 

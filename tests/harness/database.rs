@@ -22,6 +22,13 @@ pub(crate) fn redis() -> Option<String> {
     Some(std::env::var("TOMADA_TEST_REDIS").expect("TOMADA_TEST_REDIS says where Redis is"))
 }
 
+/// Says that something is not tested, which is a failure where all is demanded.
+pub(crate) fn left_out(why: &str) {
+    let all = std::env::var("TOMADA_TEST_ALL").is_ok_and(|all| all == "1");
+    assert!(!all, "not tested: {why}, and TOMADA_TEST_ALL demands it");
+    eprintln!("not tested: {why}");
+}
+
 /// How many were made, for their names.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -32,9 +39,7 @@ impl Database {
         let made = ["TOMADA_TEST_POSTGRES", "TOMADA_TEST_MYSQL"].map(|variable| {
             let url = std::env::var(variable).ok().filter(|url| !url.is_empty());
             if url.is_none() {
-                let all = std::env::var("TOMADA_TEST_ALL").is_ok_and(|all| all == "1");
-                assert!(!all, "not tested: {variable} is not set, and TOMADA_TEST_ALL demands it");
-                eprintln!("not tested: {variable} is not set");
+                left_out(&format!("{variable} is not set"));
             }
             url.map(|url| Database::on(&url))
         });
